@@ -1,0 +1,1 @@
+"""What runs in a Ray process: plain classes, the ports between them, and a thin shell around each."""

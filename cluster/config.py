@@ -1,0 +1,94 @@
+"""The configuration of a run: what each part's owner says of itself, put together, and kept in the run folder."""
+
+from dataclasses import dataclass, field
+
+from actors.host_config import WorldHostConfig
+from cluster.supervisor_config import SupervisorConfig
+from learner.learner import LearnerConfig
+from learner.limiter import LimiterConfig
+from learner.loop import LoopConfig
+from learner.replay import ReplayConfig
+from world.errors import ConfigError
+from world.model.world_model import WorldModelConfig
+from world.store.records import Durability
+from world.tick import TickConfig
+from world.warmup import WarmupConfig
+
+MAX_SEED = 999_999
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that a run is made of. It is stored when a run begins, and wins when it goes on."""
+
+    preset: str
+    """The preset that this began as."""
+    env: str
+    """As given to `make_env`."""
+    num_agents: int | None = None
+    """Agents of every world; None: as many as the environment has."""
+    seed: int = 0
+    """Of worlds, weights and draws."""
+    num_worlds: int = 8
+    """Grounded worlds."""
+    num_dreams: int = 2
+    """Dreamed worlds, forked from grounded ones once the weights pass the gate."""
+    num_hosts: int = 1
+    num_shards: int = 2
+    """Replay shards. One process that inserts and samples at once is less than half as fast as two."""
+    durability: Durability = "disk"
+    """What an acknowledgement of the store promises."""
+    redis_url: str = ""
+    """Empty: the embedded server, in the run folder."""
+    address: str = ""
+    """Of a Ray cluster; empty: a local one of our own."""
+    dashboard: bool = True
+    """Ray's dashboard, on loopback, for a local cluster."""
+    learner_gpus: int = 0
+    """0 or 1. With 1 the learner waits for a node that has a GPU."""
+    host: WorldHostConfig = field(default_factory=WorldHostConfig)
+    tick: TickConfig = field(default_factory=TickConfig)
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    limiter: LimiterConfig = field(default_factory=LimiterConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_worlds", "num_hosts", "num_shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name} must be >= 1, got {getattr(self, name)}")
+        if self.num_dreams < 0:
+            raise ConfigError(f"run.num_dreams must be >= 0, got {self.num_dreams}")
+        if not 0 <= self.seed <= MAX_SEED:
+            # Beyond it the seeds of training worlds would reach those of held-out ones.
+            raise ConfigError(f"run.seed must be in 0 … {MAX_SEED}, got {self.seed}")
+        if self.learner_gpus not in (0, 1):
+            raise ConfigError(f"run.learner_gpus must be 0 or 1, got {self.learner_gpus}")
+        if self.host.credit_items > self.limiter.max_insert_items:
+            raise ConfigError(
+                f"host.credit_items must be <= limiter.max_insert_items = {self.limiter.max_insert_items},"
+                f" got {self.host.credit_items}"
+            )
+        if self.host.chunk_ticks > self.replay.chunk_ticks:
+            raise ConfigError(
+                f"host.chunk_ticks must be <= replay.chunk_ticks = {self.replay.chunk_ticks},"
+                f" got {self.host.chunk_ticks}"
+            )
+        if self.learner.sequence_ticks > self.host.chunk_ticks:
+            raise ConfigError(
+                f"learner.sequence_ticks must be <= host.chunk_ticks = {self.host.chunk_ticks}, for a sequence lies"
+                f" in one chunk; got {self.learner.sequence_ticks}"
+            )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the world hosts."""
+        return tuple(f"host-{index}" for index in range(self.num_hosts))
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Names of the replay shards."""
+        return tuple(f"replay-{index}" for index in range(self.num_shards))

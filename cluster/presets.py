@@ -1,0 +1,112 @@
+"""Presets: a run's configuration by name. A new experiment is a new function here, not a new flag."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from actors.host_config import WorldHostConfig
+from cluster.config import RunConfig
+from cluster.supervisor_config import SupervisorConfig
+from learner.learner import LearnerConfig
+from learner.limiter import LimiterConfig
+from learner.loop import LoopConfig
+from learner.replay import ReplayConfig
+from learner.segments import SegmentConfig
+from world.errors import ConfigError
+from world.model.dynamics import DynamicsConfig
+from world.model.world_model import WorldModelConfig, small
+from world.warmup import WarmupConfig
+
+
+def homestead_tiny() -> RunConfig:
+    """Eight homesteads of four agents and a model of about 0.8M parameters: minutes on two CPU cores."""
+    return RunConfig(
+        preset="homestead-tiny",
+        env="homestead",
+        num_agents=4,
+        limiter=_limiter(2.0),
+        loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
+        replay=ReplayConfig(budget_bytes=1 << 29, segments=SegmentConfig(quota_bytes=2 << 30)),
+    )
+
+
+def homestead_small() -> RunConfig:
+    """Sixty-four larger homesteads and a model of about 20M parameters: one GPU and a dozen cores."""
+    return RunConfig(
+        preset="homestead-small",
+        env="homestead:64x64",
+        num_agents=4,
+        num_worlds=64,
+        num_dreams=8,
+        num_hosts=4,
+        num_shards=4,
+        learner_gpus=1,
+        model=small(),
+        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=6e-4),
+        limiter=LimiterConfig(samples_per_insert=4.0, min_items=16384, max_ahead_items=65536, max_insert_items=1024),
+        replay=ReplayConfig(budget_bytes=4 << 30),
+    )
+
+
+def crafter() -> RunConfig:
+    """Eight Crafter worlds of one agent, seen through a tokenizer of a codebook or learned by fsq."""
+    return RunConfig(
+        preset="crafter",
+        env="crafter",
+        limiter=_limiter(2.0),
+        learner=LearnerConfig(batch_sequences=32),
+        loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
+    )
+
+
+def smoke() -> RunConfig:
+    """Everything, as small as it goes: for tests, in seconds."""
+    return RunConfig(
+        preset="smoke",
+        env="homestead:16x16x2",
+        num_worlds=3,
+        num_dreams=1,
+        dashboard=False,
+        supervisor=SupervisorConfig(stall_after_s=20.0),
+        host=WorldHostConfig(credit_items=64, chunk_ticks=16, grounded_ticks_per_s=60.0, niceness=0),
+        model=WorldModelConfig(
+            dynamics=DynamicsConfig(width=32, hidden=64, token_width=16, encoder_blocks=1, outcome_blocks=("local",)),
+            memory_size=4,
+        ),
+        learner=LearnerConfig(batch_sequences=4, gate_f1=0.0),
+        loop=LoopConfig(publish_every_steps=20, evaluate_every_s=3.0, checkpoint_every_s=4.0, torch_threads=1),
+        limiter=LimiterConfig(
+            samples_per_insert=1.0, min_items=256, max_ahead_items=1024, max_insert_items=64, max_sample_items=64
+        ),
+        replay=ReplayConfig(budget_bytes=1 << 26, chunk_ticks=16),
+        warmup=WarmupConfig(explored_seeds=2, explored_ticks=40, surveyed_seeds=8, held_out_seeds=2, held_out_ticks=32),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "homestead-tiny": homestead_tiny,
+    "homestead-small": homestead_small,
+    "crafter": crafter,
+    "smoke": smoke,
+}
+
+
+def preset(name: str) -> RunConfig:
+    """Return a preset by name. Raises `ConfigError` for a name there is none of."""
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def of_env(base: RunConfig, env: str) -> RunConfig:
+    """Return a run like `base` in any other environment, with as many agents as that has."""
+    return replace(base, env=env, num_agents=None)
+
+
+def _limiter(samples_per_insert: float) -> LimiterConfig:
+    return LimiterConfig(
+        samples_per_insert=samples_per_insert,
+        min_items=512,
+        max_ahead_items=768,
+        max_insert_items=256,
+        max_sample_items=256,
+    )

@@ -1,0 +1,67 @@
+"""The store's absences: noticed through the hosts, told once, and mended without anybody being kept waiting."""
+
+import threading
+from collections.abc import Callable
+
+from world.errors import LivingWorldsError, StoreUnavailable
+
+
+class StoreWatch:
+    """Says when the store falls silent and when it is back; asks for it to be mended meanwhile."""
+
+    def __init__(self, ensure: Callable[[], bool], tell: Callable[[str], None]) -> None:
+        """`ensure` restarts a server of our own that is away, and returns whether it was."""
+        self._ensure, self._tell = ensure, tell
+        self.away = False
+        """Some host missed it, and none has had an answer since."""
+
+    def missed(self) -> bool:
+        """Note that somebody had no answer; return whether the server was just brought back."""
+        if not self.away:
+            self.away = True
+            self._tell("the store does not answer: worlds pause until it does")
+        if not self._ensure():
+            return False
+        self._tell("the embedded server was away and is back")
+        return True
+
+    def answered(self) -> None:
+        """Note that a host's commits were acknowledged, and nobody waited for it."""
+        if self.away:
+            self.away = False
+            self._tell("the store answers again: worlds go on")
+
+
+class InBackground:
+    """Runs a restart in a thread of its own: a server that hangs is waited for by nobody else."""
+
+    def __init__(self, ensure: Callable[[], bool]) -> None:
+        self._ensure = ensure
+        self._thread: threading.Thread | None = None
+        self._restarted = False
+        self._refusal: LivingWorldsError | None = None
+
+    def __call__(self) -> bool:
+        """Begin a restart unless one is under way; return whether one has succeeded since this was last asked.
+
+        Raises what a restart was refused with, as `DiskFull`. A server that does not answer is simply asked again.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        restarted, self._restarted = self._restarted, False
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+        if not restarted:
+            # A daemon: a server that hangs must not keep the program from ending.
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return restarted
+
+    def _run(self) -> None:
+        try:
+            self._restarted = self._ensure()
+        except StoreUnavailable:
+            pass
+        except LivingWorldsError as error:
+            self._refusal = error

@@ -1,0 +1,1 @@
+"""How weights improve: replay, rate limiter, batches, losses, learner, weights and checkpoints. Knows no Ray."""

@@ -1,0 +1,116 @@
+"""Batches: sampled sequences of transitions, as tensors with the slots that are asked for masked.
+
+Axes: B sequences, L ticks, A agents, H × W cells of a window, S status cells, D memory. Where a batch is folded,
+the first axis is B·L rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from world.errors import ConfigError
+from world.model.dynamics import NUM_IDENTITIES
+from world.model.slots import UNKNOWN_DISPLACEMENT, Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows (B·L, A, …) of what was known, done and followed."""
+
+    slots: Slots
+    """`memory` here is that of each sequence's first tick, repeated; the loss replaces it by scanning."""
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    displacement: Tensor
+    next_tokens: Tensor
+    next_status: Tensor
+    is_first: Tensor
+    """(B, L)"""
+    given_tokens: Tensor
+    """(B·L, A, H, W) the next token, or MASK."""
+    given_status: Tensor
+    """(B·L, A, S)"""
+    given_displacement: Tensor
+    """(B·L, A)"""
+    nothing_given: Tensor
+    """(B·L,) rows in which all that follows is asked for: the only ones from which a policy may learn."""
+
+    @property
+    def num_items(self) -> int:
+        """Agent-ticks."""
+        return int(self.actions.numel())
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on another device."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskingConfig:
+    """What training asks for."""
+
+    fully_masked: float = 0.5
+    """Share of rows in which everything is asked for, as in one-pass sampling."""
+    hide_displacement: float = 0.1
+    """Share of agents whose displacement is not given while cells are asked for."""
+
+    def __post_init__(self) -> None:
+        for name in ("fully_masked", "hide_displacement"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"masking.{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+def make_batch(
+    columns: Mapping[str, NDArray[np.generic]], *, mask: int, config: MaskingConfig, rng: np.random.Generator
+) -> Batch:
+    """Fold columns (B, L, A, …) of `Transitions` and draw identities and masks."""
+    batch, ticks, agents = columns["actions"].shape
+    identity = np.stack([rng.permutation(NUM_IDENTITIES)[:agents] for _ in range(batch)])
+    memory = np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)
+    slots = Slots.from_arrays(
+        **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns")},
+        memory=_fold(memory),
+        identity=_fold(np.broadcast_to(identity[:, None], (batch, ticks, agents))),
+    )
+    next_tokens, next_status = _long(columns["next_tokens"]), _long(columns["next_status"])
+    displacement = _long(columns["displacement"])
+    rows = batch * ticks
+    rate = torch.from_numpy(np.cos(np.pi / 2 * rng.random(rows)))
+    rate[torch.from_numpy(rng.random(rows) < config.fully_masked)] = 1.0
+    hide = torch.from_numpy(rng.random((rows, agents)) < config.hide_displacement)
+    return Batch(
+        slots=slots,
+        actions=_long(columns["actions"]),
+        rewards=torch.from_numpy(np.array(_fold(columns["rewards"]), np.float32)),
+        terminated=torch.from_numpy(np.array(_fold(columns["terminated"]), np.bool_)),
+        displacement=displacement,
+        next_tokens=next_tokens,
+        next_status=next_status,
+        is_first=torch.from_numpy(np.array(columns["is_first"], np.bool_)),
+        given_tokens=_hide(next_tokens, rate, mask, rng),
+        given_status=_hide(next_status, rate, mask, rng),
+        given_displacement=torch.where(hide, UNKNOWN_DISPLACEMENT, displacement),
+        nothing_given=rate == 1.0,
+    )
+
+
+def _hide(known: Tensor, rate: Tensor, mask: int, rng: np.random.Generator) -> Tensor:
+    """Replace by `mask` a share `rate` (rows,) of known (rows, …), and whatever nobody observed."""
+    drawn = torch.from_numpy(rng.random(known.shape, dtype=np.float32))
+    hidden = drawn < rate.view(-1, *[1] * (known.dim() - 1))
+    return torch.where(hidden | (known == 0), mask, known)
+
+
+def _fold(column: NDArray[Any]) -> NDArray[Any]:
+    # Not -1: a screen has no status, and an array of nothing does not say how many rows it has.
+    return column.reshape(column.shape[0] * column.shape[1], *column.shape[2:])
+
+
+def _long(column: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.asarray(_fold(column), np.int64))

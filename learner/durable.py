@@ -1,0 +1,45 @@
+"""Files that survive a crash: written beside, fsynced, renamed. A full disk is told as `DiskFull`."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from world.errors import DiskFull
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def disk_full_told(path: Path, num_bytes: int) -> Iterator[None]:
+    """Raise `DiskFull` in place of the operating system's own error for want of space or quota."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise DiskFull(f"{path}: no space for {num_bytes:,} bytes; free some on that disk, then repeat") from error
+
+
+def write_file(path: Path, *parts: bytes) -> None:
+    """Replace `path` by these bytes atomically and durably. Raises `DiskFull`; the file is then what it was."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with disk_full_told(path, sum(map(len, parts))), partial.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names in a directory durable: what was created, renamed or removed there."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""The learner: sampled sequences in, better weights out. One process, one device; no Ray, no Redis.
+
+Axes: B sequences, L ticks, A agents.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.batches import MaskingConfig, make_batch
+from learner.losses import LossConfig, world_model_loss
+from learner.weights import WeightSet, flatten
+from world.envs.grounded import EnvSpec
+from world.errors import CheckpointError, ConfigError
+from world.evaluation.metrics import MetricRow
+from world.evaluation.one_step import HeldOut, evaluate
+from world.model.tokenizer import Tokenizer
+from world.model.world_model import WorldModel, WorldModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerConfig:
+    """How weights improve."""
+
+    batch_sequences: int = 8
+    """B: sequences in one step."""
+    sequence_ticks: int = 2
+    """L: consecutive ticks of a sequence, over which recurrent memory is learned."""
+    learning_rate: float = 4e-3
+    """Peak."""
+    warmup_steps: int = 50
+    """Steps until the peak."""
+    hold_steps: int = 1_000
+    """Steps up to which the peak is held; after them the rate falls with the root of steps, as a run has no last."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    averaging: float = 0.99
+    """Decay of the average of weights that is published and judged; 0: the newest weights themselves."""
+    bfloat16: bool = True
+    """Compute in bfloat16, keep parameters in float32."""
+    gate_f1: float = 0.6
+    """Changed-token F1 on known cells of held-out worlds from which on worlds may be dreamed."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_sequences", "sequence_ticks", "warmup_steps", "hold_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"learner.{name} must be >= 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
+            raise ConfigError("learner.learning_rate and learner.max_grad_norm must be positive")
+        if not 0.0 <= self.averaging < 1.0 or not 0.0 <= self.gate_f1 <= 1.0:
+            raise ConfigError("learner.averaging must lie in [0, 1), learner.gate_f1 in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepMetrics:
+    """What one step was like."""
+
+    step: int
+    losses: dict[str, float]
+    grad_norm: float
+    step_s: float
+    nonfinite: bool
+    """The step was left out, because a gradient was no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How the averaged weights do on held-out worlds."""
+
+    step: int
+    metrics: dict[str, MetricRow]
+    passed_gate: bool
+
+
+class Learner:
+    """Owns the model, the optimizer and the average of weights."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        model_config: WorldModelConfig,
+        spec: EnvSpec,
+        tokenizer: Tokenizer,
+        held_out: HeldOut,
+        *,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(seed)
+        self.config, self.step = config, 0
+        self._tokenizer, self._held_out = tokenizer, held_out
+        self._device = torch.device(device)
+        self.model = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device)
+        self._average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self._judged = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device).eval()
+        self._optimizer = torch.optim.AdamW(
+            self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True
+        )
+        self._rng = np.random.default_rng(seed)
+
+    def train_step(self, columns: Mapping[str, NDArray[np.generic]]) -> StepMetrics:
+        """Improve the weights by one batch of columns (B, L, A, …) of `Transitions`."""
+        began = time.perf_counter()
+        batch = make_batch(columns, mask=self.model.mask, config=self.config.masking, rng=self._rng).to(self._device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            parts = world_model_loss(self.model, batch, self.config.loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        parts["total"].backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+        finite = math.isfinite(norm)
+        if finite:
+            self._optimizer.step()
+        self.step += 1
+        self._update_average()
+        return StepMetrics(
+            step=self.step,
+            losses={name: float(part.detach()) for name, part in parts.items()},
+            grad_norm=norm if finite else 0.0,
+            step_s=time.perf_counter() - began,
+            nonfinite=not finite,
+        )
+
+    def evaluate(self) -> Evaluation:
+        """Judge the averaged weights on the held-out worlds, beside all baselines."""
+        self._judged.load_state_dict(self._average)
+        metrics = evaluate(self._judged, self._tokenizer, self._held_out)
+        return Evaluation(self.step, metrics, metrics["changed_f1_known"].value >= self.config.gate_f1)
+
+    def weights(self, *, epoch: int, version: int) -> WeightSet:
+        """Return the averaged weights, to be published."""
+        return flatten(self._average, epoch=epoch, version=version)
+
+    def state_parts(self) -> dict[str, object]:
+        """Return what a checkpoint saves, by part."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def random_state(self) -> dict[str, object]:
+        """Return the state of the generator that draws masks."""
+        return dict(self._rng.bit_generator.state)
+
+    def load_parts(self, parts: Mapping[str, object], *, step: int, random_state: Mapping[str, object]) -> None:
+        """Go on from a checkpoint. Raises `CheckpointError` if it is of another model."""
+        try:
+            self.model.load_state_dict(_tensors(parts["model"]))
+            average = _tensors(parts["average"])
+            self._average = {name: average[name].to(self._device, copy=True) for name in self.model.state_dict()}
+            self._optimizer.load_state_dict(parts["optimizer"])  # type: ignore[arg-type]
+            self._rng.bit_generator.state = dict(random_state)
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint of step {step} does not fit this model ({error}); use the preset it was made with"
+            ) from error
+        self.step = step
+
+    def _learning_rate(self) -> float:
+        config, step = self.config, self.step + 1
+        return config.learning_rate * min(step / config.warmup_steps, 1.0, math.sqrt(config.hold_steps / step))
+
+    def _update_average(self) -> None:
+        # Shorter at first, so that the average does not remember the beginning.
+        decay = min(self.config.averaging, self.step / (self.step + 10))
+        own = list(self.model.state_dict().values())
+        torch._foreach_lerp_(list(self._average.values()), own, 1 - decay)
+
+    def _parameter_groups(self) -> list[dict[str, object]]:
+        """Decay matrices, not gains, biases and tables."""
+        decayed = [p for n, p in self.model.named_parameters() if p.dim() >= 2 and "table" not in n]
+        others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "table" in n]
+        return [
+            {"params": decayed, "weight_decay": self.config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+
+
+def _tensors(part: object) -> dict[str, Tensor]:
+    if not isinstance(part, dict) or not all(isinstance(value, Tensor) for value in part.values()):
+        raise TypeError("expected tensors by name")
+    return part

@@ -1,0 +1,93 @@
+"""Losses: one masked cross-entropy over every slot that is asked for, and imitation for the policy.
+
+Axes: R = B·L rows of a batch, A agents, N = R·A windows, P = H·W cells, S status cells, D memory.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learner.batches import Batch
+from world.model.dynamics import Outcome
+from world.model.world_model import WorldModel
+
+_ASKED_MULTIPLE = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the parts; each part is a mean over what it asks."""
+
+    cells: float = 1.0
+    unseen: float = 0.1
+    """Of a cell that nobody had seen, against 1 of a known one: it cannot be known, and must not crowd out what can."""
+    displacement: float = 0.5
+    status: float = 0.5
+    reward: float = 0.2
+    continuation: float = 0.2
+    policy: float = 0.1
+
+
+def world_model_loss(model: WorldModel, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
+    """Return the scalar parts of the loss by name, and their weighted sum as `total`."""
+    dynamics = model.dynamics
+    slots = replace(batch.slots, memory=_scanned_memory(model, batch))
+    encoded = dynamics.encode(slots, batch.given_tokens, batch.given_status)
+    acted = dynamics.act(encoded, batch.actions)
+    outcome = dynamics.outcome(acted, batch.given_displacement)
+    rewards, continuations = model.agent_answers(outcome)
+    displacements = dynamics.displacement_logits(acted).flatten(0, 1)
+    parts = {
+        "cells": _cells_loss(model, outcome, batch, config),
+        "displacement": F.cross_entropy(displacements.float(), batch.displacement.flatten()),
+        "status": _status_loss(model, outcome, batch),
+        "reward": model.reward.loss(rewards, batch.rewards.flatten()).mean(),
+        "continuation": model.continuation.loss(continuations, batch.terminated.flatten()).mean(),
+        "policy": _imitation_loss(model.policy(*model.behaviour_inputs(encoded)), batch),
+    }
+    total = torch.stack([getattr(config, name) * part for name, part in parts.items()]).sum()
+    return {**parts, "total": total}
+
+
+def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
+    """Return memory (R, A, D) before every tick, run forward from what the host had at each sequence's first."""
+    sequences, ticks = batch.is_first.shape
+
+    def by_agent(x: Tensor) -> Tensor:
+        return x.reshape(sequences, ticks, *x.shape[1:]).transpose(1, 2)
+
+    evidence = by_agent(model.evidence(batch.slots, batch.actions, batch.rewards))
+    started = by_agent(batch.slots.memory)[:, :, 0]
+    is_first = batch.is_first[:, None].expand(-1, evidence.shape[1], -1)
+    return model.memory.scan(started, evidence, is_first).transpose(1, 2).flatten(0, 1)
+
+
+def _cells_loss(model: WorldModel, outcome: Outcome, batch: Batch, config: LossConfig) -> Tensor:
+    target = batch.next_tokens.flatten()
+    asked = ((batch.given_tokens.flatten() == model.mask) & (target > 0)).nonzero()[:, 0]
+    # Padded to few distinct sizes: for each new one oneDNN would build, and keep, a kernel of its own.
+    padding = -len(asked) % _ASKED_MULTIPLE
+    padded = torch.cat([asked, asked.new_zeros(padding)])
+    losses = F.cross_entropy(model.dynamics.token_logits(outcome, padded), target[padded], reduction="none")
+    known = batch.slots.tokens[..., 0].flatten()[asked] > 0
+    weighted = losses[: len(asked)] * torch.where(known, 1.0, config.unseen)
+    return weighted.sum() / known.sum().clamp(min=1)
+
+
+def _status_loss(model: WorldModel, outcome: Outcome, batch: Batch) -> Tensor:
+    if not batch.next_status.numel():
+        return outcome.agents.new_zeros(()).float()
+    asked = batch.given_status.flatten() == model.mask
+    losses = F.cross_entropy(
+        model.dynamics.status_logits(outcome).flatten(0, 1), batch.next_status.flatten(), reduction="none"
+    )
+    return (losses * asked).sum() / asked.sum().clamp(min=1)
+
+
+def _imitation_loss(log_policy: Tensor, batch: Batch) -> Tensor:
+    """Negative log-likelihood of the actions taken, where the next state was not given away."""
+    losses = F.nll_loss(log_policy, batch.actions.flatten(), reduction="none").view_as(batch.actions)
+    blind = batch.nothing_given[:, None].expand_as(losses)
+    return (losses * blind).sum() / blind.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Tests: unit (no Ray, no Redis), integration (real servers), chaos, gpu, browser."""

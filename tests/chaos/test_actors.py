@@ -1,0 +1,48 @@
+"""Every process of a run is killed once while it goes on; the run mends itself."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.run_cases import Run, server_pid, verified_digests, worlds_of
+
+pytestmark = pytest.mark.timeout(400)
+
+KINDS = ("WorldHostActor", "ReplayShardActor", "LimiterActor", "WeightStoreActor", "LearnerActor")
+
+
+def test_a_run_survives_the_death_of_each_of_its_processes_and_of_its_server(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Run(folder, minutes=10) as run:
+        run.wait_until(lambda moment: moment["dreamed_worlds"] == 1 and moment["agent_ticks"] > 200)
+        acknowledged = worlds_of(folder)
+        for number, kind in enumerate(KINDS, start=1):
+            victim = run.actors(kind)[0]
+            os.kill(victim, signal.SIGKILL)
+            mended = run.wait_until(
+                lambda moment, number=number: moment["restarts"] == number and moment["grounded_worlds"] == 3  # type: ignore[misc]
+            )
+            # It lives only if ticks and steps come after the death.
+            run.wait_until(
+                lambda moment, mended=mended: (  # type: ignore[misc]
+                    moment["agent_ticks"] > mended["agent_ticks"] + 100
+                    and moment["learner_step"] > mended["learner_step"] + 5
+                )
+            )
+        # One that hangs is as good as dead: it is found out, killed and made anew.
+        os.kill(run.actors("WorldHostActor")[0], signal.SIGSTOP)
+        mended = run.wait_until(lambda moment: moment["restarts"] == len(KINDS) + 1 and moment["grounded_worlds"] == 3)
+        run.wait_until(lambda moment: moment["agent_ticks"] > mended["agent_ticks"] + 100)
+        os.kill(server_pid(folder), signal.SIGKILL)
+        away = run.wait_until(lambda moment: moment["store_away_s"] > 0)
+        run.wait_until(lambda moment: moment["agent_ticks"] > away["agent_ticks"] + 200)
+        run.interrupt(signal.SIGINT)
+        status = run.finish()["status"]
+    assert status["restarts"] == len(KINDS) + 1
+    assert status["weights"][0] == 2, "the killed learner came back with another epoch"
+    after = worlds_of(folder)
+    assert all(after[world]["tick"] > acknowledged[world]["tick"] for world in acknowledged)
+    verified_digests(folder)
+    assert abs(status["samples_per_insert"] - 1.0) < 0.02

@@ -1,0 +1,237 @@
+"""The commands on worlds and their past: JSON of one shape, sentences for what is wrong, and nothing done unasked."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import pytest
+
+from cluster import cli
+from cluster.archiving import archiving
+from tests.history_cases import SmallRun
+from world.snapshot import WorldId
+from world.store.archiver import ArchiveConfig, Archiver
+from world.store.server import EmbeddedServer
+
+NUM_TICKS = 130
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallRun]:
+    """A run folder whose server stays up, so that commands need not start it each time."""
+    run = SmallRun(tmp_path_factory.mktemp("run"))
+    with EmbeddedServer(run.directory / "redis"):
+        run.live(NUM_TICKS)
+        yield run
+
+
+@pytest.fixture
+def worlds(made: SmallRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command and return its exit code, and what it printed as JSON, or the error it told."""
+
+    def worlds(*arguments: str, as_json: bool = True) -> tuple[int, Any]:
+        given = [*arguments, "--run-dir", str(made.directory), *(["--json"] if as_json else [])]
+        monkeypatch.setattr(sys, "argv", ["worlds", *given])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = int(left.value.code or 0)
+        return code, (json.loads(out) if as_json and out else out) if code in (0, 1) else err
+
+    return worlds
+
+
+def fork(worlds: Any, of: str, *arguments: str) -> str:
+    """Fork a world and return its id."""
+    code, found = worlds("fork", of, *arguments)
+    assert code == 0, found
+    return str(found["worlds"][0]["id"])
+
+
+def test_every_answer_has_the_same_shape(made: SmallRun, worlds: Any, tmp_path: Path) -> None:
+    world = fork(worlds, made.world)
+    file = str(tmp_path / "w.zip")
+    commands = [
+        ("history", made.world, "--from", "100", "--to", "104"),
+        ("diff", made.world, f"{made.world}@50"),
+        ("replay", made.world, "--to", "20", "--gif", str(tmp_path / "r.gif")),
+        ("fork", made.world, "--at", "90", "--dream", "--count", "2"),
+        ("rewind", made.world, "--to", "30"),
+        ("pause", world),
+        ("resume", world),
+        ("verify", world),
+        ("repair", world),
+        ("archive", world, "--everything"),
+        ("export", world, file),
+        ("import", file),
+        ("delete", world, "--yes"),
+    ]
+    for command in commands:
+        code, found = worlds(*command)
+        assert code == 0, found
+        assert (found["command"], type(found["worlds"]), type(found["notes"])) == (command[0], list, list)
+        assert all("id" in told for told in found["worlds"])
+        if command[0] not in ("delete", "import", "export", "resume", "pause"):
+            assert worlds(*command, as_json=False)[0] == 0
+
+
+def test_what_is_wrong_is_told_in_a_sentence(made: SmallRun, worlds: Any, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.zip"
+    taken.touch()
+    for command, said in (
+        (("history", "nosuch"), "no world of this id"),
+        (("history", made.world, "--from", "0"), "it has ticks 1 to"),
+        (("history", made.world, "--cell", "five"), "Y,X"),
+        (("rewind", made.world, "--to", "9999"), "never was at 9999"),
+        (("fork", made.world, "--count", "0"), "--count"),
+        (("diff", made.world, f"{made.world}@x"), "ID@TICK"),
+        (("replay", made.world, "--gif", "film.mp4"), ".gif"),
+        (("replay", made.world, "--gif", "film.gif", "--view", "ears"), "agents or map"),
+        (("verify",), "--all"),
+        (("delete", made.world), "--yes"),
+        (("export", made.world, str(taken)), "exists already"),
+        (("import", str(taken)), "zip"),
+    ):
+        code, told = worlds(*command)
+        assert code == 2, command
+        assert said in told, told
+        assert told.splitlines()[-1].startswith("worlds: ")
+        assert "Traceback" not in told
+
+
+def test_a_rewound_world_is_what_the_world_was(made: SmallRun, worlds: Any) -> None:
+    _, found = worlds("rewind", made.world, "--to", "47")
+    (told,) = found["worlds"]
+    assert (told["tick"], told["parent"], told["fork_tick"], told["state"]) == (47, made.world, 47, "running")
+    _, shown = worlds("show", told["id"])
+    assert shown["state_digest"] == made.digests[47].hex()
+    _, differs = worlds("diff", told["id"], f"{made.world}@47")
+    assert (differs["same_state"], differs["cells"], differs["poses"]) == (True, [], [])
+
+
+def test_rewinding_in_place_is_done_only_when_asked_and_keeps_the_future(made: SmallRun, worlds: Any) -> None:
+    world = fork(worlds, made.world, "--at", "60")
+    _, before = worlds("show", world)
+    _, found = worlds("rewind", made.world, "--to", "75")
+    assert worlds("show", made.world)[1]["tick"] == NUM_TICKS
+    twin = found["worlds"][0]["id"]
+    _, done = worlds("rewind", twin, "--to", "65", "--in-place")
+    rewound, kept = done["worlds"]
+    assert (rewound["id"], rewound["tick"], kept["tick"], kept["state"]) == (twin, 65, 75, "paused")
+    assert worlds("show", twin)[1]["state_digest"] == made.digests[65].hex()
+    assert worlds("show", kept["id"])[1]["state_digest"] == made.digests[75].hex()
+    assert worlds("show", world)[1] == before
+    code, told = worlds("rewind", world, "--to", "20", "--in-place")
+    assert (code, "it was still world" in told) == (2, True)
+
+
+def test_history_tells_ticks_and_who_changed_a_cell(made: SmallRun, worlds: Any) -> None:
+    _, found = worlds("history", made.world, "--from", "1", "--to", str(NUM_TICKS))
+    ticks = found["worlds"][0]["ticks"]
+    assert [tick["tick"] for tick in ticks] == list(range(1, NUM_TICKS + 1))
+    assert all(len(tick["agents"]) == 2 for tick in ticks)
+    moves = [change for tick in ticks for change in tick["changes"] if change["cause"] == "moved"]
+    assert moves
+    cell = f"{moves[-1]['y']},{moves[-1]['x']}"
+    _, found = worlds("history", made.world, "--cell", cell)
+    changes = found["worlds"][0]["changes"]
+    assert moves[-1] in changes
+    assert all({"tick", "before", "after", "cause", "agents", "inferred", "since"} <= set(c) for c in changes)
+
+
+def test_a_fork_remembers_what_it_was_before(made: SmallRun, worlds: Any) -> None:
+    world = fork(worlds, made.world, "--at", "70", "--dream")
+    _, found = worlds("history", world, "--from", "60", "--to", "70")
+    _, parent = worlds("history", made.world, "--from", "60", "--to", "70")
+    assert found["worlds"][0]["ticks"] == parent["worlds"][0]["ticks"]
+    _, differs = worlds("diff", f"{world}@65", f"{made.world}@65")
+    assert differs["same_state"]
+
+
+def test_a_film_has_a_picture_for_every_tick(made: SmallRun, worlds: Any, tmp_path: Path) -> None:
+    for view in ("agents", "map"):
+        gif = tmp_path / f"{view}.gif"
+        _, found = worlds(
+            "replay", made.world, "--from", "10", "--to", "29", "--every", "2", "--view", view, "--gif", str(gif)
+        )
+        assert found["worlds"][0]["frames"] == 10
+        # A picture like the one before is shown longer, not stored again.
+        assert 2 <= len(iio.imread(gif)) <= 10
+
+
+def test_an_exported_world_lives_on_elsewhere(made: SmallRun, worlds: Any, tmp_path: Path) -> None:
+    file = tmp_path / "world.zip"
+    assert worlds("export", made.world, str(file))[0] == 0
+    _, found = worlds("import", str(file))
+    (told,) = found["worlds"]
+    assert (told["tick"], told["state"], told["id"] != made.world) == (NUM_TICKS, "paused", True)
+    _, shown = worlds("show", told["id"])
+    assert shown["state_digest"] == made.digests[NUM_TICKS].hex()
+    assert worlds("verify", told["id"])[1]["worlds"][0]["verified"]
+    assert worlds("delete", told["id"], "--yes")[0] == 0
+
+
+def test_a_world_that_has_forks_is_not_deleted(made: SmallRun, worlds: Any) -> None:
+    world = fork(worlds, made.world)
+    child = fork(worlds, world)
+    code, told = worlds("delete", world, "--yes")
+    assert (code, child in told) == (2, True)
+    for each in (child, world):
+        _, found = worlds("delete", each, "--yes")
+        assert found["worlds"][0]["state"] == "deleted"
+    assert world not in [listed["id"] for listed in worlds("list")[1]]
+    code, told = worlds("resume", world)
+    assert (code, "deleted" in told) == (2, True)
+
+
+def test_a_damaged_world_is_quarantined_and_repaired_only_when_asked(made: SmallRun, worlds: Any) -> None:
+    _, found = worlds("rewind", made.world, "--to", "95")
+    world = found["worlds"][0]["id"]
+    with made.opened() as opened:
+        link, key = opened.store._link, f"w:{{{world}}}:l"
+        entries = link.one("XRANGE", key, "93", "93")
+        (name, fields) = entries[0]
+        link.one("XDEL", key, name)
+        assert fields
+    code, found = worlds("verify", world)
+    assert (code, found["worlds"][0]["verified"], found["worlds"][0]["state"]) == (1, False, "quarantined")
+    code, told = worlds("resume", world)
+    assert (code, "worlds repair" in told) == (2, True)
+    _, found = worlds("repair", world)
+    assert (found["worlds"][0]["newest_verified"], found["worlds"][0]["tick"]) == (92, 95)
+    assert worlds("repair", world, "--to", "94")[0] == 2
+    _, found = worlds("repair", world, "--to", "92")
+    assert found["worlds"][0]["state"] == "running"
+    assert worlds("show", world)[1]["state_digest"] == made.digests[92].hex()
+    assert worlds("verify", world)[0] == 0
+
+
+def test_worlds_are_listed_in_pages(made: SmallRun, worlds: Any) -> None:
+    all_ = {listed["id"] for listed in worlds("list")[1]}
+    found: list[str] = []
+    while page := worlds("list", "--limit", "2", *(("--after", found[-1]) if found else ()))[1]:
+        found += [listed["id"] for listed in page]
+    assert (set(found), len(found)) == (all_, len(all_))
+
+
+def test_a_run_archives_its_worlds_while_it_goes_on(made: SmallRun, tmp_path: Path) -> None:
+    told: list[str] = []
+    with made.opened() as opened:
+        url = EmbeddedServer(made.directory / "redis")
+        url.start()
+        Archiver(
+            opened.history.kept, opened.history.archive, ArchiveConfig(segment_ticks=64, least_segment_ticks=8)
+        ).archive(made.world)
+        archived_to = opened.history.kept.past(made.world).archived_to
+        assert archived_to > 0
+        with archiving(url.url, tmp_path, lambda store: [made.world, WorldId("nosuch")], told.append):
+            deadline = time.monotonic() + 20
+            while not told and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert opened.history.state_at(made.world, 5).digest() == made.digests[5]
+    assert "nosuch" in told[0]

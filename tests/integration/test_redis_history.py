@@ -1,0 +1,280 @@
+"""History on a real server: every promise, in any order, and whatever dies in the middle."""
+
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from redis import Redis
+
+from tests.integration.history_machine import history_machine
+from tests.integration.history_suite import HistorySuite
+from tests.integration.store_suite import born, commit_one
+from world.errors import CorruptRecord
+from world.snapshot import WorldId
+from world.store import keys
+from world.store.acl import HOST_ACL
+from world.store.archive import Archive
+from world.store.archiver import ArchiveConfig, Archiver
+from world.store.audit import audit
+from world.store.history import History
+from world.store.lineage import Lineage, new_world_id
+from world.store.link import Link, Reply
+from world.store.records import Ack, Commit
+from world.store.redis_store import RedisWorldStore
+from world.store.repair import offered, roll_back
+from world.store.server import EmbeddedServer
+from world.store.wire import Command
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path_factory.mktemp("store"), "process") as server:
+        yield server
+
+
+@pytest.fixture
+def raw(server: EmbeddedServer) -> Iterator[Any]:
+    with Redis.from_url(server.url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(server: EmbeddedServer) -> Iterator[Callable[..., RedisWorldStore]]:
+    with contextlib.ExitStack() as stores:
+
+        def connect(**settings_: Any) -> RedisWorldStore:
+            store = RedisWorldStore.connect(server.url, durability="process", **settings_)
+            stores.callback(store.close)
+            return store
+
+        yield connect
+
+
+@pytest.fixture
+def world() -> WorldId:
+    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
+
+
+class TestRedisHistory(HistorySuite):
+    @pytest.fixture
+    def lease_passes(self, raw: Any) -> Callable[[WorldId], None]:
+        return lambda world: raw.hset(keys.meta(world), "lu", 1)
+
+    def a_moment_passes(self) -> None:
+        time.sleep(0.002)
+
+
+def test_every_tick_is_visited_whatever_was_done_to_its_world(server: EmbeddedServer) -> None:
+    machine = history_machine(
+        lambda: RedisWorldStore.connect(server.url, durability="process", hot_log_ticks=6),
+        lambda store: store.close(),  # type: ignore[attr-defined]
+    ).TestCase
+    machine.settings = settings(
+        max_examples=5, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    machine().runTest()
+
+
+class _Dies(Exception):
+    """The process that makes history dies at a call."""
+
+
+class _FaultyLink(Link):
+    """A link to a real server, on which one call never comes back: sent, or not."""
+
+    def __init__(self, url: str, *, at_call: int, after: bool) -> None:
+        super().__init__(url, durability="process", timeout_s=5.0)
+        self._left, self._after = at_call, after
+
+    def call(self, commands: Sequence[Command]) -> list[Reply]:
+        self._left -= 1
+        if self._left != -1:
+            return super().call(commands)
+        if self._after:
+            super().call(commands)
+        raise _Dies
+
+
+def _old_world(store: RedisWorldStore, world: WorldId) -> list[bytes]:
+    """Make a world of 12 ticks, of which some are archived later; return the digests of its states."""
+    life, token = born(store, world)
+    digests = [life.snapshot.digest()]
+    for _ in range(4):
+        effects = []
+        for _ in range(3):
+            effects.append(life.step())
+            digests.append(life.snapshot.digest())
+        assert isinstance(commit_one(store, Commit(token, tuple(effects), life.snapshot)), Ack)
+    store.set_status(world, "paused")
+    return digests
+
+
+def _archiver(history: History) -> Archiver:
+    return Archiver(history.kept, history.archive, ArchiveConfig(segment_ticks=5, least_segment_ticks=2))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("act", ["archive", "fork", "rewound", "rewind_in_place", "delete"])
+def test_whoever_dies_at_any_call_leaves_what_can_be_repeated(
+    connect: Callable[..., RedisWorldStore], server: EmbeddedServer, tmp_path: Path, after: bool, act: str
+) -> None:
+    def do(store: RedisWorldStore, world: WorldId, child: WorldId) -> WorldId | None:
+        history = History(store.history(), Archive(tmp_path / "archive"))
+        lineage = Lineage(store, history)
+        match act:
+            case "archive":
+                _archiver(history).archive(world)
+            case "fork":
+                lineage.fork(world, 7, child, dream=True)
+            case "rewound":
+                lineage.rewound(world, 7, child)
+            case "rewind_in_place":
+                return lineage.rewind_in_place(world, 7).kept_as
+            case _:
+                lineage.delete(world)
+        return None
+
+    healthy = connect(hot_log_ticks=2)
+    history = History(healthy.history(), Archive(tmp_path / "archive"))
+    for at_call in itertools.count():
+        world, child, grandchild = (WorldId(f"w-{uuid.uuid4().hex[:12]}") for _ in range(3))
+        digests = _old_world(healthy, world)
+        if act in ("fork", "rewound", "rewind_in_place"):
+            _archiver(history).archive(world)
+        if act == "rewind_in_place":
+            Lineage(healthy, history).fork(world, 9, grandchild, dream=True)
+        died = False
+        link = _FaultyLink(server.url, at_call=at_call, after=after)
+        with contextlib.closing(RedisWorldStore(link, durability="process", lease_s=10.0, hot_log_ticks=2)) as unlucky:
+            try:
+                do(unlucky, world, child)
+            except _Dies:
+                died = True
+        if act == "rewind_in_place" and healthy.record(world).tick == 7:
+            kept_as = healthy.record(grandchild).parent
+        else:
+            kept_as = do(healthy, world, child)
+        if act == "delete":
+            assert healthy.record(world).status == "deleted"
+            assert not (tmp_path / "archive" / world).exists()
+        elif act == "rewind_in_place":
+            assert kept_as is not None
+            for of, ticks in ((world, range(8)), (kept_as, range(13)), (grandchild, range(9))):
+                assert [history.state_at(of, tick).digest() for tick in ticks] == digests[: len(ticks)]
+        else:
+            of = child if act == "rewound" else world
+            ticks = range(8) if act == "rewound" else range(13)
+            assert [history.state_at(of, tick).digest() for tick in ticks] == digests[: len(ticks)]
+        for of in (world, *([child] if act in ("fork", "rewound") else []), *([kept_as] if kept_as else [])):
+            assert audit(history, of).verified or act == "delete"
+        if not died:
+            assert at_call > 1
+            break
+
+
+def test_history_needs_no_more_rights_than_a_host_has(
+    server: EmbeddedServer, raw: Any, world: WorldId, tmp_path: Path
+) -> None:
+    raw.execute_command("ACL", "SETUSER", "host", "on", ">secret", *HOST_ACL.split())
+    url = f"{server.url}?username=host&password=secret"
+    with contextlib.closing(RedisWorldStore.connect(url, durability="process", hot_log_ticks=2)) as limited:
+        history = History(limited.history(), Archive(tmp_path))
+        lineage = Lineage(limited, history)
+        _old_world(limited, world)
+        _archiver(history).archive(world)
+        child = new_world_id()
+        lineage.fork(world, 9, child, dream=True)
+        done = lineage.rewind_in_place(world, 7)
+        assert done.kept_as is not None
+        assert audit(history, world).verified
+        assert lineage.sweep(world) == 0
+        assert history.kept.listed(limit=1)
+        for each in (child, done.kept_as, world):
+            lineage.delete(each)
+
+
+def _damage(raw: Any, world: WorldId, tick: int) -> None:
+    """Flip a byte of one tick in the log."""
+    kept = raw.xrange(keys.log(world))
+    raw.delete(keys.log(world))
+    for entry, fields in kept:
+        if int(entry.split(b"-")[0]) == tick:
+            frame = bytearray(fields[b"e"])
+            frame[30] ^= 1
+            fields = {b"d": fields[b"d"], b"e": bytes(frame)}
+        raw.xadd(keys.log(world), fields, id=entry)
+
+
+def test_a_damaged_world_offers_its_newest_verified_tick_and_is_rolled_back_only_when_asked(
+    connect: Callable[..., RedisWorldStore], raw: Any, world: WorldId, tmp_path: Path
+) -> None:
+    store = connect()
+    life, token = born(store, world)
+    digests = [life.snapshot.digest()]
+    for number in range(3):
+        effects = []
+        for _ in range(4):
+            effects.append(life.step())
+            digests.append(life.snapshot.digest())
+        commit_one(store, Commit(token, tuple(effects), life.snapshot if number == 0 else None))
+    store.set_status(world, "paused")
+    history = History(store.history(), Archive(tmp_path))
+    lineage = Lineage(store, history)
+    _damage(raw, world, 10)
+    with pytest.raises(CorruptRecord):
+        store.load(world)
+    found = audit(history, world)
+    assert (found.verified, found.newest_verified) == (False, 9)
+    assert "tick 10" in found.problems[0]
+    assert offered(history, found) == 9
+    assert store.record(world).tick == 12, "an audit changes nothing"
+    with pytest.raises(CorruptRecord, match="newest that does is 9"):
+        roll_back(store, lineage, history, found, 11)
+    aside = roll_back(store, lineage, history, found, 9)
+    assert aside is not None
+    assert aside.stat().st_size > 0
+    assert (store.record(world).tick, store.record(world).status) == (9, "running")
+    assert [history.state_at(world, tick).digest() for tick in range(10)] == digests[:10]
+    assert audit(history, world).verified
+
+
+def test_a_broken_keyframe_is_passed_over(
+    connect: Callable[..., RedisWorldStore], raw: Any, world: WorldId, tmp_path: Path
+) -> None:
+    store = connect()
+    digests = _old_world(store, world)
+    frame = bytearray(raw.get(keys.keyframe(world, 9)))
+    frame[50] ^= 1
+    raw.set(keys.keyframe(world, 9), bytes(frame))
+    raw.delete(keys.keyframe(world, 6))
+    history = History(store.history(), Archive(tmp_path))
+    assert history.reach(world, 11).at == 3
+    assert [history.state_at(world, tick).digest() for tick in range(13)] == digests
+    found = audit(history, world)
+    assert (len(found.problems), found.newest_verified) == (1, 12)
+
+
+def test_a_damaged_or_missing_segment_is_found_and_the_log_stands_in_while_it_is_there(
+    connect: Callable[..., RedisWorldStore], world: WorldId, tmp_path: Path
+) -> None:
+    store = connect(hot_log_ticks=2)
+    digests = _old_world(store, world)
+    history = History(store.history(), Archive(tmp_path))
+    (ref,) = _archiver(history).archive(world)[:1]
+    path = tmp_path / world / f"{ref.name}.seg"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(bytes(data))
+    fresh = History(store.history(), Archive(tmp_path))
+    found = audit(fresh, world)
+    assert (found.verified, found.newest_verified) == (False, 12)
+    assert fresh.state_at(world, 12).digest() == digests[12]
+    path.unlink()
+    missing = audit(fresh, world)
+    assert (missing.verified, len(missing.missing)) == (True, 1)

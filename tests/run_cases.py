@@ -1,0 +1,113 @@
+"""Real runs as a person starts them: in a process group of their own, watched from outside, stopped or killed."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.listing import list_worlds, opened_store, show_world
+from cluster.metrics_file import read_metrics
+
+PATIENCE_S = 120.0
+"""How long a loaded machine may take for anything that is waited for here."""
+
+
+class Run:
+    """`worlds run` on a folder."""
+
+    def __init__(
+        self, folder: Path, *, minutes: float, preset: str | None = "smoke", more: tuple[str, ...] = ()
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._before = len(read_metrics(folder / "metrics.jsonl"))
+        arguments = ["run", "--run-dir", str(folder), "--minutes", str(minutes), "--json"]
+        if preset is not None:
+            arguments += ["--preset", preset]
+        arguments += more
+        self.told = folder.parent / f"{folder.name}.stderr"
+        with self.told.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    def moments(self) -> list[dict[str, Any]]:
+        """Return what this command has written to the metrics so far."""
+        return read_metrics(self.folder / "metrics.jsonl")[self._before :]
+
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait for a moment of which something holds, and return it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for moment in self.moments():
+                if holds(moment):
+                    return moment
+            assert self.process.poll() is None, f"the run ended early:\n{self.told.read_text()}"
+            time.sleep(0.2)
+        raise AssertionError(f"waited in vain:\n{self.told.read_text()}")
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the end, and return the summary."""
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        assert self.process.returncode == 0, self.told.read_text()
+        summary: dict[str, Any] = json.loads(out)
+        return summary
+
+    def interrupt(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to stop."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the whole process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate(timeout=PATIENCE_S)
+
+    def actors(self, kind: str) -> list[int]:
+        """Return the processes of an actor class."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError, IndexError):
+                session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[3]
+                if session == str(self.process.pid) and (entry / "cmdline").read_bytes().startswith(
+                    f"ray::{kind}".encode()
+                ):
+                    found.append(int(entry.name))
+        return found
+
+
+def worlds_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the worlds of a run folder by id, as `worlds list --json` prints them."""
+    with opened_store(folder, None) as store:
+        return {world["id"]: world for world in list_worlds(store)}
+
+
+def verified_digests(folder: Path) -> dict[str, str]:
+    """Return every world's state digest; each logged tick is verified against the committed one on the way."""
+    with opened_store(folder, None) as store:
+        return {world["id"]: show_world(store, world["id"])["state_digest"] for world in list_worlds(store)}
+
+
+def server_pid(folder: Path) -> int:
+    """Return the process of the embedded server."""
+    return int((folder / "redis" / "server.pid").read_text())

@@ -1,0 +1,242 @@
+"""What the losses promise: only what is asked for counts, and nothing that is asked for is told."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.batches import Batch, MaskingConfig, make_batch
+from learner.losses import LossConfig, world_model_loss
+from tests.model_cases import CountingEnv, counting_ticker, counting_world, homestead_rows, stirred_model
+from world.errors import ConfigError
+from world.model.dynamics import NUM_IDENTITIES
+from world.model.slots import UNKNOWN_DISPLACEMENT
+from world.model.world_model import WorldModel
+from world.trajectory import Transitions
+
+VOCAB = 65
+Columns = dict[str, NDArray[np.generic]]
+
+
+def _counting(*, map_rows: int = 3, sequences: int = 3, ticks: int = 4) -> tuple[WorldModel, Columns]:
+    env = CountingEnv(map_rows=map_rows)
+    world, ticker = counting_world(env), counting_ticker(env)
+    rows = [ticked.row for _ in range(sequences * ticks + 1) for ticked in ticker.tick([world])]
+    stacked = Transitions.stack([row for row in rows if row is not None])
+    columns = {name: column.reshape(sequences, ticks, *column.shape[1:]) for name, column in stacked.columns().items()}
+    return stirred_model(env.spec, VOCAB), columns
+
+
+def _batch(columns: Columns, *, mask: int = VOCAB, seed: int = 0, **config: float) -> Batch:
+    return make_batch(columns, mask=mask, config=MaskingConfig(**config), rng=np.random.default_rng(seed))
+
+
+def _losses(model: WorldModel, batch: Batch, **config: float) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return world_model_loss(model, batch, LossConfig(**config))
+
+
+def _silence(model: WorldModel) -> None:
+    """Make every answer uniform."""
+    dynamics = model.dynamics
+    with torch.no_grad():
+        for head in (dynamics.cell_head, dynamics.status_head):
+            for parameter in (*head.project.parameters(), *head.point.parameters(), head.bias):
+                parameter.zero_()
+        for layer in (
+            dynamics.displacement_head[-1],
+            model.reward.logits,
+            model.continuation.logit,
+            model.policy.logits,
+        ):
+            for parameter in layer.parameters():
+                parameter.zero_()
+
+
+def test_a_batch_folds_sequences_in_order_and_asks_for_what_it_says() -> None:
+    _, columns = _counting()
+    batch = _batch(columns, fully_masked=0.5, hide_displacement=0.3)
+    assert batch.slots.tokens.shape == (12, 2, 5, 5, 4) and batch.num_items == 24
+    assert batch.rewards[:, 0].tolist() == [float(tick) for tick in range(1, 13)]
+    for given, known in ((batch.given_tokens, batch.next_tokens), (batch.given_status, batch.next_status)):
+        assert ((given == known) | (given == VOCAB)).all()
+        assert (given[known == 0] == VOCAB).all(), "what nobody saw is never given"
+    assert (batch.given_tokens[batch.nothing_given] == VOCAB).all()
+    assert (batch.given_status[batch.nothing_given] == VOCAB).all()
+    assert (batch.given_tokens[~batch.nothing_given] != VOCAB).any()
+    hidden = batch.given_displacement == UNKNOWN_DISPLACEMENT
+    assert hidden.any() and torch.equal(batch.given_displacement[~hidden], batch.displacement[~hidden])
+
+
+def test_who_is_who_is_drawn_anew_for_each_sequence_and_holds_throughout() -> None:
+    identity = _batch(_counting()[1]).slots.identity.view(3, 4, 2)
+    assert (identity == identity[:, :1]).all() and (identity[..., 0] != identity[..., 1]).all()
+    assert identity.min() >= 0 and identity.max() < NUM_IDENTITIES
+    assert len({tuple(pair) for pair in identity[:, 0].tolist()}) > 1
+
+
+@pytest.mark.parametrize("map_rows", [0, 3])
+def test_uniform_answers_cost_what_they_must(map_rows: int) -> None:
+    model, columns = _counting(map_rows=map_rows)
+    _silence(model)
+    batch = _batch(columns)
+    losses = _losses(model, batch)
+    asked = (batch.given_tokens == VOCAB) & (batch.next_tokens > 0)
+    known = asked & (batch.slots.tokens[..., 0] > 0)
+    per_token = math.log(VOCAB - 1)
+    weight = (known.sum() + 0.1 * (asked & ~known).sum()) / known.sum()
+    wanted = {
+        "cells": per_token * float(weight),
+        "displacement": math.log(10),
+        "status": per_token if map_rows else 0.0,
+        "reward": math.log(15),
+        "continuation": math.log(2),
+        "policy": math.log(5),
+    }
+    assert {name: float(losses[name]) for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    config = LossConfig()
+    total = sum(getattr(config, name) * value for name, value in wanted.items())
+    assert float(losses["total"]) == pytest.approx(total, rel=1e-5)
+    assert set(losses) == {*wanted, "total"}
+
+
+def test_the_answer_to_a_hand_made_question_is_known() -> None:
+    """A bias of log 3 on the true token makes it three times as likely as each of the others."""
+    model, columns = _counting(sequences=1, ticks=1)
+    _silence(model)
+    batch = _batch(columns, fully_masked=1.0)
+    target = torch.full_like(batch.next_tokens, 7)
+    with torch.no_grad():
+        model.dynamics.cell_head.bias[7] = math.log(3)
+    every_known = replace(batch.slots, tokens=torch.ones_like(batch.slots.tokens))
+    losses = _losses(model, replace(batch, next_tokens=target, slots=every_known))
+    assert float(losses["cells"]) == pytest.approx(math.log((3 + VOCAB - 2) / 3), rel=1e-5)
+
+
+def test_cells_that_are_given_or_were_not_observed_are_not_asked() -> None:
+    model, columns = _counting()
+    batch = _batch(columns, fully_masked=0.0)
+    given = batch.given_tokens != VOCAB
+    assert given.any() and (~given).any()
+    before = _losses(model, batch)["cells"]
+    lied = torch.where(given, batch.next_tokens % (VOCAB - 1) + 1, batch.next_tokens)
+    assert _losses(model, replace(batch, next_tokens=lied))["cells"] == before
+    lied = torch.where(~given & (batch.next_tokens > 0), batch.next_tokens % (VOCAB - 1) + 1, batch.next_tokens)
+    assert _losses(model, replace(batch, next_tokens=lied))["cells"] != before
+    unobserved = replace(batch, next_tokens=torch.where(given, batch.next_tokens, 0))
+    assert _losses(model, unobserved)["cells"] == 0
+
+
+def test_status_that_is_given_is_not_asked() -> None:
+    model, columns = _counting()
+    batch = _batch(columns, fully_masked=0.0)
+    given = batch.given_status != VOCAB
+    lied = torch.where(given, batch.next_status % (VOCAB - 1) + 1, batch.next_status)
+    assert given.any() and (lied != batch.next_status).any()
+    assert _losses(model, replace(batch, next_status=lied))["status"] == _losses(model, batch)["status"]
+
+
+def test_the_policy_learns_only_from_rows_in_which_nothing_is_given() -> None:
+    model, columns = _counting(sequences=12, ticks=1)
+    batch = _batch(columns)
+    blind = batch.nothing_given
+    assert blind.any() and (~blind).any()
+    before = _losses(model, batch)["policy"]
+    other = (batch.actions + 1) % 5
+    where = blind[:, None].expand_as(other)
+    assert _losses(model, replace(batch, actions=torch.where(where, batch.actions, other)))["policy"] == before
+    assert _losses(model, replace(batch, actions=torch.where(where, other, batch.actions)))["policy"] != before
+    everything_given = _batch(columns, fully_masked=0.0)
+    assert _losses(model, everything_given)["policy"] == 0
+
+
+def test_nothing_that_a_fully_masked_row_is_asked_for_is_told_to_it() -> None:
+    """Change what followed, and the answers (not their scores) must stay the same."""
+    model, columns = _counting(sequences=2, ticks=3)
+    batch = _batch(columns, fully_masked=1.0, hide_displacement=1.0)
+
+    answers: list[Tensor] = []
+    handles = [
+        module.register_forward_hook(lambda *call: answers.append(call[2]))
+        for module in (
+            model.dynamics.cell_head.norm,
+            model.dynamics.status_head,
+            model.dynamics.displacement_head,
+            model.reward,
+            model.continuation,
+            model.policy,
+        )
+    ]
+    _losses(model, batch)
+    mine, last = answers.copy(), torch.arange(6) % 3 == 2
+    answers.clear()
+    columns = {name: column.copy() for name, column in columns.items()}
+    columns["next_tokens"] = np.where(columns["next_tokens"] > 0, columns["next_tokens"] % 60 + 1, 0)  # type: ignore[operator]
+    columns["next_status"] = columns["next_status"] % 60 + 1  # type: ignore[operator]
+    columns["displacement"] = (columns["displacement"] + 1) % 9  # type: ignore[operator]
+    columns["rewards"][:, -1] += 5  # type: ignore[operator]
+    columns["terminated"][:, -1] = True
+    columns["truncated"][:, -1] = True
+    _losses(model, _batch(columns, fully_masked=1.0, hide_displacement=1.0))
+    for handle in handles:
+        handle.remove()
+    assert len(mine) == len(answers) == 6 and last.any()
+    for left, right in zip(mine, answers, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_who_acts_is_not_told_the_action_and_who_is_moved_not_where_to() -> None:
+    model, columns = _counting(sequences=6, ticks=1)
+    batch = _batch(columns, fully_masked=1.0, hide_displacement=0.0)
+    heard: dict[str, list[Tensor]] = {"policy": [], "displacement": [], "cells": []}
+    model.policy.register_forward_hook(lambda *call: heard["policy"].append(call[2]))
+    model.dynamics.displacement_head.register_forward_hook(lambda *call: heard["displacement"].append(call[2]))
+    model.dynamics.cell_head.norm.register_forward_hook(lambda *call: heard["cells"].append(call[2]))
+    _losses(model, batch)
+    _losses(model, replace(batch, actions=(batch.actions + 1) % 5))
+    _losses(model, replace(batch, given_displacement=(batch.given_displacement + 1) % 9))
+    torch.testing.assert_close(heard["policy"][0], heard["policy"][1], rtol=0, atol=0)
+    assert (heard["displacement"][0] != heard["displacement"][1]).any(-1).all()
+    torch.testing.assert_close(heard["displacement"][0], heard["displacement"][2], rtol=0, atol=0)
+    assert (heard["cells"][0] != heard["cells"][2]).any()
+
+
+def test_the_reward_of_a_tick_is_remembered_in_the_next_and_not_before() -> None:
+    model, columns = _counting(sequences=1, ticks=4)
+    batch = _batch(columns, fully_masked=1.0)
+    policies = []
+    handle = model.policy.register_forward_hook(lambda *call: policies.append(call[2].view(4, 2, -1)))
+    _losses(model, batch)
+    rewards = batch.rewards.clone()
+    rewards[1] += 3
+    _losses(model, replace(batch, rewards=rewards))
+    handle.remove()
+    changed = (policies[0] != policies[1]).any(-1).any(-1)
+    assert changed.tolist() == [False, False, True, True]
+
+
+def test_bfloat16_changes_little() -> None:
+    spec, tokenizer, rows = homestead_rows()
+    model = stirred_model(spec, tokenizer.vocab_size)
+    batch = _batch({name: column[None, :8] for name, column in rows.columns().items()}, mask=model.mask)
+    exact = _losses(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = _losses(model, batch)
+    for name, part in exact.items():
+        assert float(rounded[name]) == pytest.approx(float(part), rel=0.05, abs=0.02)
+
+
+def test_columns_that_cannot_be_written_to_make_a_batch() -> None:
+    _, columns = _counting(map_rows=0)
+    for column in columns.values():
+        column.flags.writeable = False
+    assert _batch(columns).rewards.shape == (12, 2)
+
+
+def test_impossible_masking_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fully_masked"):
+        MaskingConfig(fully_masked=1.5)

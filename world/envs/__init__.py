@@ -1,0 +1,1 @@
+"""Grounded environments: ours, and adapters to those of others."""

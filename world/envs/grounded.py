@@ -1,0 +1,107 @@
+"""What a grounded world needs of an environment: arrays in a fixed order of agents.
+
+Axes: A agents, R × C rows and columns of a view (in cells), M components of a discrete observation.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Uint8Array = NDArray[np.uint8]
+Int32Array = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+TurnOrder = Literal["fixed", "rotating"]
+
+BY_CHANCE = -2
+"""Cause of a change that nobody can predict (a wandering animal); left out of consistency scores."""
+BY_NATURE = -1
+"""Cause of a change by the world's own rules (growth, decay, a door that closes)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewLayout:
+    """How one agent's observation becomes cells of the token field."""
+
+    rows: int
+    """Rows of the token grid of one observation."""
+    cols: int
+    """Columns of the token grid of one observation."""
+    map_rows: int
+    """The first `map_rows` rows are places around the agent's pose, in the centre, north up; the rows below
+    are its status (inventory, health). 0: the environment gives no pose and the whole grid is a screen."""
+    tile_px: int
+    """Pixels on a side of one cell; 0 where the observation is discrete and already tokens."""
+    num_values: int = 0
+    """Discrete observations only: the number of distinct values of a component."""
+
+    @property
+    def status_cells(self) -> int:
+        """Cells of the status rows."""
+        return (self.rows - self.map_rows) * self.cols if self.map_rows else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvSpec:
+    """The fixed facts of one environment."""
+
+    name: str
+    agents: tuple[str, ...]
+    num_actions: int
+    layout: ViewLayout
+    turn_order: TurnOrder = "fixed"
+    """Who acts first where joint actions conflict: always in the order of agents, or the first place moves on by
+    one agent every tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What all agents perceive at one tick."""
+
+    views: Uint8Array | Int32Array
+    """(A, height, width, 3) uint8 images, or (A, R*C) int32 values of a discrete observation."""
+    poses: Int32Array
+    """(A, 2) place (y, x) of each agent in world coordinates; zeros where there is no pose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What one joint action led to."""
+
+    observed: Observed
+    rewards: Float32Array
+    """(A,)"""
+    terminated: BoolArray
+    """(A,) the agent's story ended by the rules; the value of what follows is zero."""
+    truncated: BoolArray
+    """(A,) the episode was cut; what follows still has value."""
+    changes: Int32Array
+    """(n, 3) rows (y, x, cause): cells that changed, by agent index, `BY_NATURE` or `BY_CHANCE`. May be empty."""
+
+
+class GroundedEnv(Protocol):
+    """A real environment, adapted. Equal seeds and actions give equal steps."""
+
+    spec: EnvSpec
+
+    def reset(self, seed: int) -> Observed:
+        """Begin the episode that `seed` determines."""
+
+    def step(self, actions: Int32Array) -> Stepped:
+        """Apply the joint action (A,)."""
+
+    def snapshot(self) -> bytes:
+        """Return the state as plain bytes, enough for `restore` to go on exactly. Never a pickle."""
+
+    def restore(self, blob: bytes) -> Observed:
+        """Return to a snapshot. Raises `EnvironmentUnusable` if the environment does not reproduce it."""
+
+
+class DataPolicy(Protocol):
+    """A scripted policy that makes training data; it may look at the environment's truth."""
+
+    def act(self, env: GroundedEnv, tick: int) -> Int32Array:
+        """Return the joint action (A,) for the present tick."""

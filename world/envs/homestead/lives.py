@@ -1,0 +1,279 @@
+"""Ways to live in a homestead: each an endless generator of actions for one agent."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from world.envs.homestead.body import Body, Life, Skill
+from world.envs.homestead.live_map import MARGIN
+from world.envs.homestead.tiles import DOOR_WOOD, NUM_ACTIONS, Action, Item, Terrain, Thing
+
+MIN_GAP, MAX_GAP = 10, 1000
+"""Ticks after which a patrol comes back, drawn evenly on a logarithmic scale."""
+_FRUIT = (Thing.BUSH_RIPE, Thing.COMMONS_RIPE)
+_WOOD = (Thing.TREE, Thing.YOUNG_TREE)
+_TOGGLES = (Thing.DOOR_CLOSED, Thing.DOOR_OPEN, Thing.SWITCH_OFF, Thing.SWITCH_ON)
+_TRADE_TICKS = 4
+"""Gifts are made at ticks that are multiples of this, so that two who face each other come to exchange."""
+
+
+_STOCK = 3
+"""Pieces of a kind that a trader brings to market."""
+
+
+def stroller(body: Body) -> Life:
+    """Random actions, each of which goes on for a while."""
+    action = 0
+    while True:
+        if body.chance(0.4):
+            action = body.draws.below(NUM_ACTIONS)
+        yield action
+
+
+def explorer(body: Body) -> Life:
+    """Go where one has not been for longest."""
+    while True:
+        for action in body.go(body.unseen()):
+            body.look()
+            yield action
+        body.look()
+        yield body.stray()
+
+
+def patrol(body: Body) -> Life:
+    """Change something at a place, leave it out of sight, and be back after a chosen number of ticks."""
+    while True:
+        home = body.somewhere()
+        yield from body.go(home)
+        for _ in range(body.draws.between(2, 5)):
+            yield from _change_something(body)
+            home = body.here
+            gap = round(math.exp(math.log(MIN_GAP) + body.draws.unit() * math.log(MAX_GAP / MIN_GAP)))
+            yield from _be_away(body, home, body.tick + gap)
+            yield from body.go(home)
+            yield Action.NOOP
+
+
+def builder(body: Body) -> Life:
+    """Lay stones, craft and hang doors, paint the ground, plant saplings, throw switches."""
+    tasks: tuple[Callable[[Body], Skill], ...] = (_lay_stone, _lay_stone, _hang_door, _paint_way, _plant, _toggle)
+    while True:
+        yield body.stray()
+        yield from tasks[body.draws.below(len(tasks))](body)
+
+
+def courier(body: Body) -> Life:
+    """Carry stone, wood and fruit from where they are to a depot, or to somebody."""
+    depot = body.somewhere()
+    while True:
+        load = ((Thing.STONE,), _WOOD, _FRUIT)[body.draws.below(3)]
+        for _ in range(body.draws.between(1, 4)):
+            yield from body.use(load)
+        if body.chance(0.5):
+            yield from _hand_over(body)
+        else:
+            yield from body.go(depot)
+            while body.holds(Item.STONE) and (yield from body.on_bare_ground(Action.PLACE)):
+                yield body.stray()
+        if body.chance(0.2):
+            depot = body.somewhere()
+
+
+def follower(body: Body) -> Life:
+    """Stay near somebody, give now and then, exchange when both do."""
+    while True:
+        others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+        if not others:
+            yield body.stray()
+            continue
+        leader = others[body.draws.below(len(others))]
+        leave = body.tick + body.draws.between(60, 200)
+        while body.tick < leave:
+            if (yield from body.meet(leader, until=leave)) and body.tick % _TRADE_TICKS == 0 and body.chance(0.7):
+                yield Action.GIVE
+            else:
+                yield Action.NOOP
+
+
+def forager(body: Body) -> Life:
+    """Harvest fruit, eat it, and now and then put one into the ground."""
+    while True:
+        for _ in range(body.draws.between(1, 3)):
+            yield from body.use(_FRUIT if body.chance(0.7) else (Thing.BUSH_RIPE,))
+        while body.holds(Item.FRUIT):
+            if body.chance(0.3):
+                yield from (_revive if body.chance(0.5) else _plant)(body)
+            elif not (yield from body.on_bare_ground(Action.USE)):
+                break
+        yield body.stray()
+
+
+def vault(body: Body) -> Life:
+    """Hold a plate of the vault for others, or go in while others hold them."""
+    while True:
+        yield body.stray()
+        if not body.world.pressure:
+            yield from body.wait(5)
+            continue
+        door, plates = body.world.pressure[body.draws.below(len(body.world.pressure))]
+        outer = [cell for cell, weight in plates if weight == 1]
+        free = [cell for cell in outer if not body.world.occupant[cell]]
+        if free and (yield from body.go(free[body.agent % len(free)])):
+            yield from body.wait(body.draws.between(10, 40))
+            if body.distance(body.here, door) > 1 or body.chance(0.5):
+                continue
+        if body.world.thing_at[door] == Thing.PRESSURE_OPEN and (yield from body.go(door)):
+            yield from body.use((Thing.BUSH_RIPE,))
+            yield from body.go(body.somewhere(around=door, radius=6))
+
+
+def trader(body: Body) -> Life:
+    """Gather what the partner does not, meet him, and exchange."""
+    partner = body.agent ^ 1
+    while True:
+        yield body.stray()
+        if partner >= len(body.world.state.cells):
+            yield from body.use(_FRUIT)
+            continue
+        goods, item = ((_WOOD, Item.WOOD), ((Thing.STONE,), Item.STONE))[body.agent % 2]
+        for _ in range(6):
+            if body.holds(item) >= _STOCK:
+                break
+            yield from body.use(goods)
+        for _ in range(2):
+            if (yield from body.meet(partner, until=body.tick + 80)):
+                while body.tick % _TRADE_TICKS:
+                    yield Action.NOOP
+                yield Action.GIVE
+        # What was bought is put to use, so that one lacks it again.
+        while item is Item.WOOD and body.holds(Item.STONE):
+            if not (yield from body.on_bare_ground(Action.PLACE)):
+                break
+        if item is Item.STONE and body.holds(Item.WOOD) >= DOOR_WOOD:
+            yield from body.use((Thing.BENCH,))
+
+
+def _be_away(body: Body, home: int, back_at: int) -> Skill:
+    """Walk out of sight of `home` and turn around in time to be back at `back_at`."""
+    reach = max((back_at - body.tick) // 3, MARGIN + 1)
+    while back_at - body.tick > body.distance(body.here, home) + 1:
+        goal = body.somewhere(around=home, radius=min(reach, 24))
+        for action in body.go(goal):
+            if back_at - body.tick <= body.distance(body.here, home) + 1:
+                break
+            yield action
+        else:
+            yield body.stray()
+    return True
+
+
+def fidget(body: Body) -> int:
+    """Return an action that does something to what is ahead, if anything can be done."""
+    if not body.ahead_is_bare():
+        return Action.USE if body.chance(0.8) else body.draws.below(NUM_ACTIONS)
+    options = [Action.PAINT]
+    if body.holds(Item.STONE) or body.holds(Item.DOOR):
+        options += [Action.PLACE, Action.PLACE]
+    if body.holds(Item.FRUIT):
+        options += [Action.USE, Action.PLANT]
+    return options[body.draws.below(len(options))]
+
+
+def _change_something(body: Body) -> Skill:
+    """Do one of the things that last: harvest, toggle, paint, lay a stone, plant."""
+    choice = body.draws.below(5)
+    if choice == 0 and (near := body.find((*_FRUIT, *_WOOD))) is not None and body.distance(body.here, near) < 8:
+        done = yield from body.go(near, beside=True)
+        yield Action.USE
+        return done
+    if choice == 1 and (near := body.find(_TOGGLES)) is not None and body.distance(body.here, near) < 8:
+        done = yield from body.go(near, beside=True)
+        yield Action.USE
+        return done
+    if choice == 2 and body.holds(Item.STONE):
+        return (yield from body.on_bare_ground(Action.PLACE))
+    if choice == 3 and body.holds(Item.FRUIT):
+        return (yield from body.on_bare_ground(Action.PLANT))
+    return (yield from body.on_bare_ground(Action.PAINT))
+
+
+def _lay_stone(body: Body) -> Skill:
+    if not body.holds(Item.STONE):
+        yield from body.use((Thing.STONE,))
+    yield from body.go(body.somewhere(around=body.here, radius=8))
+    return (yield from body.on_bare_ground(Action.PLACE))
+
+
+def _paint_way(body: Body) -> Skill:
+    for action in body.go(body.somewhere(around=body.here, radius=8)):
+        if body.ahead_is_bare() and body.chance(0.6):
+            yield Action.PAINT
+        yield action
+    return True
+
+
+def _plant(body: Body) -> Skill:
+    if not body.holds(Item.FRUIT):
+        yield from body.use(_FRUIT)
+    yield from body.go(body.somewhere(around=body.here, radius=6))
+    return (yield from body.on_bare_ground(Action.PLANT))
+
+
+def _hand_over(body: Body) -> Skill:
+    others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+    if not others:
+        return False
+    other = others[body.draws.below(len(others))]
+    for _ in range(body.draws.between(1, 3)):
+        if not (yield from body.meet(other, until=body.tick + 60)):
+            return False
+        while body.tick % _TRADE_TICKS:
+            yield Action.NOOP
+        yield Action.GIVE
+    return True
+
+
+def _revive(body: Body) -> Skill:
+    target = body.find((Thing.COMMONS_BARE,))
+    if target is None or not (yield from body.go(target, beside=True)):
+        return False
+    yield Action.PLANT
+    return True
+
+
+def _toggle(body: Body) -> Skill:
+    return (yield from body.use(_TOGGLES))
+
+
+def _hang_door(body: Body) -> Skill:
+    """Fell what is needed, craft a door, and hang it in a frame, approached in a straight line."""
+    for _ in range(8):
+        if body.holds(Item.DOOR) or body.holds(Item.WOOD) >= DOOR_WOOD:
+            break
+        yield from body.use(_WOOD)
+    if not body.holds(Item.DOOR) and not (yield from body.use((Thing.BENCH,))):
+        return False
+    approach = _frame(body)
+    if approach is None or not body.holds(Item.DOOR):
+        return False
+    start, step = approach
+    if not (yield from body.go(start)):
+        return False
+    yield Action.NORTH + body.world.steps.index(step)
+    yield Action.PLACE
+    return True
+
+
+def _frame(body: Body) -> tuple[int, int] | None:
+    """Return where to start, and the step to take, to look at an opening between two walls."""
+    world = body.world
+    bare = np.flatnonzero((world.state.thing == Thing.NONE) & (world.state.ground & 15 == Terrain.FLOOR))
+    options: list[tuple[int, int]] = []
+    for cell in bare.tolist():
+        for along, across in ((1, world.config.width), (world.config.width, 1)):
+            if all(world.ground_at[cell + way] & 15 == Terrain.WALL for way in (along, -along)):
+                for step in (across, -across):
+                    if world.walkable(cell - step) and world.walkable(cell - 2 * step):
+                        options.append((cell - 2 * step, step))
+    return options[body.draws.below(len(options))] if options else None

@@ -1,0 +1,1 @@
+"""How a world is judged: pure functions over recorded ticks, and the baselines that stand beside every number."""

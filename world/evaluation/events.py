@@ -1,0 +1,68 @@
+"""Rewards and endings one step ahead, as events: found or missed, believed and calibrated. Accuracy alone is no result.
+
+Axes: T ticks, A agents.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world.envs.grounded import BoolArray, Float32Array
+from world.evaluation.foretell import REWARD_EVENT
+from world.evaluation.metrics import Counts, FloatArray, Scores, brier, calibration_error, f1, merged, row_of
+from world.evaluation.one_step import Answers
+
+
+def event_scores(answers: Answers, *, seed: int = 0) -> Scores:
+    """Return `reward_…` and `termination_…`: `f1`, `brier` and `calibration` (expected calibration error).
+
+    Copying last expects no event. The F1 of events that never happened is not defined, and left out with the reason.
+    """
+    ticks, foretold = answers.ticks, answers.foretold
+    given = np.abs(ticks.rewards) >= REWARD_EVENT
+    right = {name: _same_reward(answer.rewards, ticks.rewards) for name, answer in foretold.items()}
+    rewards = {name: answer.reward_event for name, answer in foretold.items()}
+    endings = {name: answer.ending for name, answer in foretold.items()}
+    return merged(
+        [
+            _scores("reward", rewards, given, right, seed),
+            _scores("termination", endings, ticks.terminated, dict.fromkeys(endings, ticks.terminated), seed),
+        ]
+    )
+
+
+def event_counts(foretold: BoolArray, happened: BoolArray, right: BoolArray) -> Counts:
+    """Return (T, 3) hits, false alarms and misses of events (T, A); one of another kind is a false alarm and a miss."""
+    hit = foretold & happened & right
+    return np.stack([part.sum(axis=1) for part in (hit, foretold & ~hit, happened & ~hit)], axis=1).astype(np.int64)
+
+
+def _same_reward(expected: Float32Array, given: Float32Array) -> BoolArray:
+    """Whether an expected reward is nearer to the true one than to nothing or to twice as much."""
+    same: BoolArray = np.abs(expected - given) <= 0.5 * np.abs(given)
+    return same
+
+
+def _scores(
+    name: str, believed: dict[str, Float32Array], happened: BoolArray, right: dict[str, BoolArray], seed: int
+) -> Scores:
+    nothing = np.zeros(happened.shape, np.float32)
+    pairs = {who: _pairs(belief, happened) for who, belief in (believed | {"copy_last": nothing}).items()}
+    metrics = {
+        f"{name}_brier": row_of(pairs, lambda rows: brier(*_columns(rows)), seed=seed, ceiling=0.0),
+        f"{name}_calibration": row_of(pairs, lambda rows: calibration_error(*_columns(rows)), seed=seed, ceiling=0.0),
+    }
+    if not happened.any():
+        return Scores(metrics, {f"{name}_f1": f"no {name} was met in {happened.size} agent-ticks"})
+    counts = {who: event_counts(belief >= 0.5, happened, right[who]) for who, belief in believed.items()}
+    counts["copy_last"] = event_counts(nothing > 0, happened, happened)
+    return Scores({f"{name}_f1": row_of(counts, f1, seed=seed, ceiling=1.0), **metrics}, {})
+
+
+def _pairs(believed: Float32Array, happened: BoolArray) -> FloatArray:
+    """Return (T, A, 2) belief and event."""
+    return np.stack([believed.astype(np.float64), happened.astype(np.float64)], axis=-1)
+
+
+def _columns(rows: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    flat = rows.reshape(-1, 2)
+    return flat[:, 0], flat[:, 1] > 0

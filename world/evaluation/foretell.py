@@ -1,0 +1,127 @@
+"""What a model foretells of the next tick: its most likely answers, and how much it believed of what followed.
+
+Axes: T ticks, A agents, H × W cells, S status cells, V tokens.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from world.envs.grounded import BoolArray, Float32Array, Int32Array
+from world.evaluation.metrics import FloatArray
+from world.field import Uint16Array
+from world.model.heads import symexp
+from world.model.slots import Slots
+from world.model.world_model import WorldModel
+from world.trajectory import Transitions
+
+_ROWS_AT_ONCE = 16
+REWARD_EVENT = 0.05
+"""Rewards of at least this size, either way, are events; smaller ones are nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """The model's most likely answers, and its belief in the true ones."""
+
+    tokens: Uint16Array
+    """(T, A, H, W)"""
+    status: Uint16Array
+    """(T, A, S)"""
+    displacement: Int32Array
+    """(T, A)"""
+    bits: FloatArray
+    """(T,) of all observed cells, once each, status and displacements."""
+    cell_bits: Float32Array
+    """(T, A, H, W) of the true next token, given the true displacements; 0 where it was not observed."""
+    asked: Float32Array
+    """(T, A, H, W) belief in the tokens that were asked about; 0 where none was."""
+    rewards: Float32Array
+    """(T, A) expected."""
+    reward_event: Float32Array
+    """(T, A) belief that there is a reward worth the name."""
+    ending: Float32Array
+    """(T, A) belief that the agent's story ends."""
+
+
+@torch.inference_mode()
+def foretell(model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array | None = None) -> Foretold:
+    """Return the most likely answers, cells given the most likely displacements; beliefs given the true ones.
+
+    `observed` (T, A, H, W) are the cells whose bits count; `asked` (T, A, H, W) tokens whose belief is wanted, 0: none.
+    """
+    nothing = np.zeros(observed.shape, np.uint16) if asked is None else asked
+    starts = range(0, len(ticks), _ROWS_AT_ONCE)
+    parts = [_foretell(model, *(part[i : i + _ROWS_AT_ONCE] for part in (ticks, observed, nothing))) for i in starts]  # type: ignore[arg-type]
+    return Foretold(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _foretell(
+    model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array
+) -> tuple[NDArray[np.generic], ...]:
+    dynamics, device = model.dynamics, model.device
+    identity = np.broadcast_to(np.arange(ticks.num_agents), ticks.actions.shape)
+    slots = Slots.from_arrays(
+        tokens=ticks.tokens,
+        ages=ticks.ages,
+        status=ticks.status,
+        poses=ticks.poses,
+        turns=ticks.turns,
+        memory=ticks.memory,
+        identity=identity,
+    ).to(device)
+    encoded = dynamics.encode(
+        slots,
+        torch.full(ticks.next_tokens.shape, model.mask, device=device),
+        torch.full(ticks.next_status.shape, model.mask, device=device),
+    )
+    acted = dynamics.act(encoded, torch.from_numpy(ticks.actions).long().to(device))
+    moves = dynamics.displacement_logits(acted).float()
+    chosen, moved = moves.argmax(-1), torch.from_numpy(ticks.displacement.astype(np.int64)).to(device)
+    likely = dynamics.outcome(acted, chosen)
+    logits = dynamics.token_logits(likely).view(*observed.shape, -1)
+    status = dynamics.status_logits(likely).view(*ticks.next_status.shape, model.mask)
+    rewards, goes_on = (answer.view(*moved.shape, *answer.shape[1:]) for answer in model.agent_answers(likely))
+    best, best_status = logits.argmax(-1), status.argmax(-1) if status.shape[2] else status[..., 0]
+    # Beliefs are asked given the true displacements: again only for worlds in which the likely ones were others.
+    surprised = (chosen != moved).any(1).nonzero()[:, 0]
+    if len(surprised):
+        true = dynamics.outcome(acted.of_worlds(surprised), moved[surprised])
+        logits[surprised] = dynamics.token_logits(true).view(len(surprised), *observed.shape[1:], -1)
+        status[surprised] = dynamics.status_logits(true).view(len(surprised), *status.shape[1:])
+    believed = torch.log_softmax(logits.float(), -1)
+    cells = np.where(observed, _bits(believed, ticks.next_tokens), 0.0)
+    bits = _total(_bits(torch.log_softmax(moves, -1), ticks.displacement)) + _total(cells)
+    if status.shape[2]:
+        bits += _total(_bits(torch.log_softmax(status.float(), -1), ticks.next_status))
+    return (
+        best.cpu().numpy().astype(np.uint16),
+        best_status.cpu().numpy().astype(np.uint16),
+        chosen.cpu().numpy().astype(np.int32),
+        bits,
+        cells.astype(np.float32),
+        np.where(asked > 0, np.exp2(-_bits(believed, asked)), 0.0).astype(np.float32),
+        model.reward.mean(rewards).cpu().numpy().astype(np.float32),
+        _belief_in_reward(rewards, model.reward.bins).cpu().numpy().astype(np.float32),
+        (1 - torch.sigmoid(goes_on.float())).cpu().numpy().astype(np.float32),
+    )
+
+
+def _belief_in_reward(logits: Tensor, bins: Tensor) -> Tensor:
+    """Return the belief (…) that a reward is an event, from logits (…, Z) over bins (Z,)."""
+    return torch.softmax(logits.float(), -1)[..., symexp(bins).abs() >= REWARD_EVENT].sum(-1)
+
+
+def _bits(believed: Tensor, target: NDArray[np.generic]) -> FloatArray:
+    """Return bits (…) of targets (…) under log-probabilities (…, V)."""
+    index = torch.from_numpy(target.astype(np.int64)).to(believed.device)
+    bits: FloatArray = (believed.gather(-1, index[..., None])[..., 0].double() / -np.log(2)).cpu().numpy()
+    return bits
+
+
+def _total(bits: FloatArray) -> FloatArray:
+    total: FloatArray = bits.reshape(len(bits), -1).sum(axis=1)
+    return total

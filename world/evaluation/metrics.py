@@ -1,0 +1,192 @@
+"""Scores with intervals, beside the four baselines.
+
+Copy-last: all is as it was last seen. No memory: the same model, told only what is in view. Oracle: the same model,
+told what is truly in every cell of its windows. Ceiling: the truth itself, through the tokenizer.
+
+Axes: n rows that may be resampled (ticks of a world), … cells within a row.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world.envs.grounded import BoolArray
+from world.field import Uint16Array
+
+Counts = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
+
+BASELINES = ("copy_last", "no_memory", "oracle", "ceiling")
+"""Who stands beside every metric of ours, where it is defined."""
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricRow:
+    """One metric of ours with its 95% interval, and the four baselines; None where one is not defined."""
+
+    value: float
+    low: float
+    high: float
+    copy_last: float | None = None
+    no_memory: float | None = None
+    oracle: float | None = None
+    ceiling: float | None = None
+
+
+def edit_counts(predicted: Uint16Array, truth: Uint16Array, last: Uint16Array, counted: BoolArray) -> Counts:
+    """Return (n, 3) hits, false alarms and misses of edits, from tokens (n, …).
+
+    An edit is a cell whose token differs from what was last seen there; it is hit if the new token is right too.
+    A wrong token for an edited cell is both a false alarm and a miss. Copying never hits.
+    """
+    foretold = (predicted != last) & counted
+    edited = (truth != last) & counted
+    hit = foretold & edited & (predicted == truth)
+    per_row = (hit, foretold & ~hit, edited & ~hit)
+    return np.stack([part.reshape(len(part), -1).sum(axis=1) for part in per_row], axis=1).astype(np.int64)
+
+
+def f1(counts: Counts) -> float:
+    """Return F1 of summed (hits, false alarms, misses) (3,) or (n, 3); 1 if nothing was to be found nor foretold."""
+    hits, alarms, misses = counts.reshape(-1, 3).sum(axis=0)
+    return float(2 * hits / (2 * hits + alarms + misses)) if hits + alarms + misses else 1.0
+
+
+def mean_of(rows: FloatArray) -> float:
+    """Return sum of numerators over sum of denominators of rows (n, 2)."""
+    return float(rows[:, 0].sum() / max(rows[:, 1].sum(), 1e-12))
+
+
+def bootstrap(
+    rows: NDArray[Number], statistic: Callable[[NDArray[Number]], float], *, seed: int, resamples: int = 200
+) -> tuple[float, float, float]:
+    """Return the statistic of rows (n, …) and its 95% percentile interval over resampled rows."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return statistic(rows), float(low), float(high)
+
+
+def copy_last_bits(truth: Uint16Array, last: Uint16Array, counted: BoolArray, vocab_size: int) -> float:
+    """Return bits of tokens (…) under "as last seen", at the best single rate of change."""
+    total = int(counted.sum())
+    changed = int(((truth != last) & counted).sum())
+    if not changed:
+        return 0.0
+    rate = changed / total
+    stay = -(total - changed) * np.log2(1 - rate) if changed < total else 0.0
+    return float(stay - changed * np.log2(rate / (vocab_size - 2)))
+
+
+def wilson(hits: int, total: int) -> tuple[float, float, float]:
+    """Return the share of hits and its 95% score interval (Wilson 1927); (0, 0, 1) of nothing."""
+    if not total:
+        return 0.0, 0.0, 1.0
+    share, z2 = hits / total, _Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    return share, min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def brier(believed: FloatArray, happened: BoolArray) -> float:
+    """Return the mean squared error of beliefs (n,) in events (n,) (Brier 1950)."""
+    return float(((believed - happened) ** 2).mean()) if len(believed) else 0.0
+
+
+def calibration_error(believed: FloatArray, happened: BoolArray, bins: int = 10) -> float:
+    """Return the expected calibration error of beliefs (n,): |belief − frequency| over equal bins, by their size."""
+    index = np.minimum((believed * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(index, believed, bins) - np.bincount(index, happened.astype(np.float64), bins)
+    return float(np.abs(gaps).sum() / max(len(believed), 1))
+
+
+def theil_sen(x: FloatArray, y: FloatArray) -> float:
+    """Return the median slope over all pairs of points (Theil 1950, Sen 1968). Raises `ValueError` below two points."""
+    i, j = np.triu_indices(len(x), 1)
+    apart = x[i] != x[j]
+    if not apart.any():
+        raise ValueError(f"theil_sen: expected two points of different x, got x = {x.tolist()}")
+    return float(np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart]))
+
+
+def half_life(horizons: FloatArray, skills: FloatArray) -> float:
+    """Return the horizon at which skill has fallen to half of what it first was; infinity if it never does.
+
+    Horizons (n,) rise; between two of them skill is taken as linear in the logarithm of the horizon.
+    """
+    half, at = skills[0] / 2, np.log2(horizons)
+    for i in range(1, len(skills)):
+        if skills[i] <= half:
+            fallen = (skills[i - 1] - half) / max(skills[i - 1] - skills[i], 1e-12)
+            return float(2 ** (at[i - 1] + fallen * (at[i] - at[i - 1])))
+    return math.inf
+
+
+def row_of(
+    rows: Mapping[str, NDArray[Number]],
+    statistic: Callable[[NDArray[Number]], float],
+    *,
+    seed: int,
+    ceiling: float | None,
+) -> MetricRow:
+    """Return the metric of episodes `ours` (E, …), bootstrapped over them, beside whichever baselines there are.
+
+    `ceiling` stands where nothing was measured under that name.
+    """
+    value, low, high = bootstrap(rows["ours"], statistic, seed=seed)
+    beside = {name: statistic(rows[name]) if name in rows else None for name in BASELINES}
+    if beside["ceiling"] is None:
+        beside["ceiling"] = ceiling
+    return MetricRow(value=value, low=low, high=high, **beside)
+
+
+def share_row(hits: Mapping[str, BoolArray], *, ceiling: float | None) -> MetricRow:
+    """Return the share of independent hits `ours` (n,) with its Wilson interval, beside the baselines' shares."""
+    value, low, high = wilson(int(hits["ours"].sum()), hits["ours"].size)
+    beside = {name: float(hits[name].mean()) if name in hits and hits[name].size else None for name in BASELINES}
+    if beside["ceiling"] is None:
+        beside["ceiling"] = ceiling
+    return MetricRow(value=value, low=low, high=high, **beside)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a protocol found, and why some baselines, or whole metrics, are not there."""
+
+    metrics: dict[str, MetricRow]
+    reasons: dict[str, str]
+    """By "metric.baseline" or "metric", each with wildcards as in `fnmatch`: why it is not defined."""
+
+    def unexplained(self) -> list[str]:
+        """Return each "metric.baseline" that is not defined and for which no reason is given."""
+        return [name for name in self._empty() if not any(fnmatchcase(name, pattern) for pattern in self.reasons)]
+
+    def notes(self) -> dict[str, str]:
+        """Return the reasons that apply: the narrowest for each baseline that is not defined, and all about metrics."""
+        about = {p: r for p, r in self.reasons.items() if p.rpartition(".")[2] not in (*BASELINES, "*")}
+        for name in self._empty():
+            fitting = [pattern for pattern in self.reasons if fnmatchcase(name, pattern)]
+            if fitting:
+                narrowest = max(fitting, key=len)
+                about[narrowest] = self.reasons[narrowest]
+        return about
+
+    def _empty(self) -> list[str]:
+        return [f"{name}.{b}" for name, row in self.metrics.items() for b in BASELINES if getattr(row, b) is None]
+
+
+def merged(parts: Iterable[Scores]) -> Scores:
+    """Return all metrics and reasons of several scores."""
+    metrics: dict[str, MetricRow] = {}
+    reasons: dict[str, str] = {}
+    for part in parts:
+        metrics |= part.metrics
+        reasons |= part.reasons
+    return Scores(metrics, reasons)

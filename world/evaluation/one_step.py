@@ -1,0 +1,167 @@
+"""One step ahead on held-out worlds: what the model foretells of the next tick, given what the field knows.
+
+Axes: T ticks, A agents, N = T·A windows, H × W cells, K tokens a cell remembers, S status cells, V tokens.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world.envs.grounded import BoolArray
+from world.evaluation.foretell import Foretold, foretell
+from world.evaluation.metrics import (
+    Counts,
+    FloatArray,
+    MetricRow,
+    copy_last_bits,
+    edit_counts,
+    f1,
+    mean_of,
+    row_of,
+)
+from world.field import UNSEEN, Uint16Array, age_buckets
+from world.model.tokenizer import Tokenizer
+from world.model.world_model import WorldModel
+from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions
+from world.window import owners, unmerged
+
+_NOW = age_buckets(np.zeros(1, np.int32), 0)[0]
+"""The age bucket of what is seen at this very tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Ticks of worlds that are never trained on."""
+
+    ticks: Transitions
+    oracle: Uint16Array | None
+    """(T, A, H, W) the true tokens of all window cells before each tick, where the environment can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the model foretold of held-out ticks, told as much as it knows, less, and more."""
+
+    ticks: Transitions
+    observed: BoolArray
+    """(T, A, H, W) cells that somebody saw after the tick, each once."""
+    counted: BoolArray
+    """(T, A, H, W) those of them that were known before, less changes by pure chance."""
+    foretold: dict[str, Foretold]
+    """By "ours", "no_memory" and "oracle", the latter two where they were asked and can be."""
+
+
+def ask(model: WorldModel, held_out: HeldOut, *, baselines: bool = True, asked: Uint16Array | None = None) -> Answers:
+    """Return what the model foretells; `asked` (T, A, H, W) are further tokens whose belief is wanted, 0: none."""
+    ticks = held_out.ticks
+    observed = _merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
+    counted = observed & (ticks.tokens[..., 0] != UNSEEN) & ~ticks.by_chance
+    told = {"ours": ticks}
+    if baselines:
+        told["no_memory"] = _without_memory(ticks)
+        if held_out.oracle is not None:
+            told["oracle"] = _with_truth(ticks, held_out.oracle)
+    return Answers(ticks, observed, counted, {n: foretell(model, t, observed, asked) for n, t in told.items()})
+
+
+def evaluate(
+    model: WorldModel, tokenizer: Tokenizer, held_out: HeldOut, *, baselines: bool = True, seed: int = 0
+) -> dict[str, MetricRow]:
+    """Return `changed_f1_known`, `displacement`, `nll_bits` and, where there is a status, `changed_f1_status`.
+
+    Cells are counted once, and only where something had been seen before; changes by pure chance are left out.
+    Without `baselines` only copy-last stands beside ours: the others ask the model again.
+    """
+    return edit_scores(ask(model, held_out, baselines=baselines), tokenizer, ceiling=baselines, seed=seed)
+
+
+def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True, seed: int = 0) -> dict[str, MetricRow]:
+    """Return the scores of `evaluate`; without `ceiling` nothing is drawn and read again."""
+    ticks, foretold = answers.ticks, answers.foretold
+    last, truth = ticks.tokens[..., 0], ticks.next_tokens
+
+    def edits(tokens: Uint16Array) -> Counts:
+        return edit_counts(tokens, truth, last, answers.counted)
+
+    def status_edits(tokens: Uint16Array) -> Counts:
+        return edit_counts(tokens, ticks.next_status, ticks.status, np.ones(ticks.status.shape, np.bool_))
+
+    def shares(displacement: NDArray[np.integer]) -> FloatArray:
+        right = displacement == ticks.displacement
+        return np.stack([right.sum(axis=1), np.full(len(right), right.shape[1])], axis=1).astype(np.float64)
+
+    found = {name: edits(answer.tokens) for name, answer in foretold.items()} | {"copy_last": edits(last)}
+    if ceiling:
+        found["ceiling"] = edits(_through_pixels(tokenizer, truth, ticks.next_status, last))
+    moved = {name: shares(answer.displacement) for name, answer in foretold.items()}
+    moved["copy_last"] = shares(np.full_like(ticks.displacement, STAY))
+    bits = {name: _per_agent(answer.bits, ticks.num_agents) for name, answer in foretold.items()}
+    copying = _copying_bits(ticks, answers.observed, tokenizer.vocab_size) / ticks.actions.size
+    rows = {
+        "changed_f1_known": row_of(found, f1, seed=seed, ceiling=None),
+        "displacement": row_of(moved, mean_of, seed=seed, ceiling=1.0),
+        "nll_bits": replace(row_of(bits, mean_of, seed=seed, ceiling=None), copy_last=copying),
+    }
+    if ticks.status.size:
+        held = {name: status_edits(answer.status) for name, answer in foretold.items()}
+        held["copy_last"] = status_edits(ticks.status)
+        rows["changed_f1_status"] = row_of(held, f1, seed=seed, ceiling=1.0)
+    return rows
+
+
+def _copying_bits(ticks: Transitions, observed: BoolArray, vocab_size: int) -> float:
+    """Return the bits of all that `nll_bits` asks, under "as it was, where it was"."""
+    stayed = np.full(ticks.displacement.shape, STAY, np.uint16)
+    moved = ticks.displacement.astype(np.uint16)
+    return (
+        copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], observed, vocab_size)
+        + copy_last_bits(ticks.next_status, ticks.status, np.ones(ticks.status.shape, np.bool_), vocab_size)
+        + copy_last_bits(moved, stayed, np.ones(moved.shape, np.bool_), NUM_DISPLACEMENTS + 1)
+    )
+
+
+def _merged_once(model: WorldModel, ticks: Transitions) -> BoolArray:
+    shape = ticks.next_tokens.shape
+    here, _ = owners(ticks.poses, *shape[2:]) if model.dynamics.has_pose else unmerged(*shape)
+    return here
+
+
+def _without_memory(ticks: Transitions) -> Transitions:
+    """Return the ticks as one would know them who sees only the present: no older tokens, no ages, no recurrence."""
+    visible = ticks.ages[..., -1] == _NOW
+    tokens = np.zeros_like(ticks.tokens)
+    tokens[..., 0] = np.where(visible, ticks.tokens[..., 0], np.uint16(UNSEEN))
+    ages = np.zeros_like(ticks.ages)
+    ages[..., 0] = ages[..., -1] = np.where(visible, _NOW, np.uint8(0))
+    return replace(ticks, tokens=tokens, ages=ages, memory=np.zeros_like(ticks.memory))
+
+
+def _with_truth(ticks: Transitions, oracle: Uint16Array) -> Transitions:
+    """Return the ticks as one would know them who always sees everything."""
+    tokens, ages = ticks.tokens.copy(), ticks.ages.copy()
+    stale = tokens[..., 0] != oracle
+    tokens[stale, 1:], ages[stale, 1:-1] = tokens[stale, :-1], ages[stale, :-2]
+    tokens[..., 0], ages[..., -1] = oracle, _NOW
+    ages[..., 0] = np.where(stale, _NOW, ages[..., 0])
+    return replace(ticks, tokens=tokens, ages=ages)
+
+
+def _through_pixels(tokenizer: Tokenizer, truth: Uint16Array, status: Uint16Array, last: Uint16Array) -> Uint16Array:
+    """Return true tokens (T, A, H, W) as they come back from being drawn and read: what no model can surpass."""
+    if not tokenizer.noise:
+        return truth
+    layout = tokenizer.layout
+    rows, cols = layout.map_rows or layout.rows, layout.cols
+    y, x = (truth.shape[2] - rows) // 2, (truth.shape[3] - cols) // 2
+    grids = truth[:, :, y : y + rows, x : x + cols].reshape(-1, rows, cols)
+    if layout.status_cells:
+        grids = np.concatenate([grids, status.reshape(len(grids), -1, cols)], axis=1)
+    read = tokenizer.encode(tokenizer.decode(grids))[:, :rows].reshape(*truth.shape[:2], rows, cols)
+    back = last.copy()
+    back[:, :, y : y + rows, x : x + cols] = read
+    return back
+
+
+def _per_agent(bits: FloatArray, num_agents: int) -> FloatArray:
+    return np.stack([bits, np.full(len(bits), float(num_agents))], axis=1)

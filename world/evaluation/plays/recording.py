@@ -1,0 +1,65 @@
+"""Recording: single ticks of held-out truth, what was known before each, how old that was, and what truly was there.
+
+Axes: T ticks, A agents, H × W cells of a window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from world.envs.grounded import Int32Array
+from world.evaluation.by_age import Ages
+from world.evaluation.one_step import HeldOut
+from world.evaluation.plays.stage import Progress, Stage
+from world.field import NEVER, Uint16Array
+from world.live import LiveWorld
+from world.trajectory import Transitions
+
+
+@dataclass(slots=True)
+class Recording:
+    """What was recorded, as far as it went."""
+
+    rows: list[Transitions] = field(default_factory=list)
+    truths: list[Uint16Array] = field(default_factory=list)
+    of_token: list[Int32Array] = field(default_factory=list)
+    unseen_for: list[Int32Array] = field(default_factory=list)
+
+    def held_out(self) -> tuple[HeldOut, Ages]:
+        """Return the ticks as columns. There must be one at least."""
+        truths = np.stack(self.truths) if len(self.truths) == len(self.rows) else None
+        return HeldOut(Transitions.stack(self.rows), truths), Ages(np.stack(self.of_token), np.stack(self.unseen_for))
+
+
+def record_ticks(
+    stage: Stage, record: Recording, *, seeds: Sequence[int], history: int, ticks: int, stride: int, progress: Progress
+) -> None:
+    """Let worlds of these seeds live for `history` ticks, then record every `stride`-th of the next `ticks`.
+
+    Whoever interrupts it finds in `record` what was reached.
+    """
+    worlds = stage.lived(seeds, history, progress)
+    for tick in range(ticks):
+        progress("recording single ticks", tick / ticks)
+        if tick % stride:
+            stage.ticker.tick(worlds)
+            continue
+        known = [_known(stage, world) for world in worlds]
+        for (truth, of_token, unseen_for), done in zip(known, stage.ticker.tick(worlds), strict=True):
+            if done.row is None:
+                continue
+            record.rows.append(done.row)
+            record.of_token.append(of_token)
+            record.unseen_for.append(unseen_for)
+            if truth is not None:
+                record.truths.append(truth)
+
+
+def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Array, Int32Array]:
+    """Return the truth of a world's windows, and the exact ages of what is known there."""
+    snapshot = world.snapshot
+    layer, y, x = snapshot.field.window_cells(snapshot.poses, stage.margin)
+    _, set_at, seen_at = snapshot.field.layers[layer].read(y, x)
+    ages = [np.where(at == NEVER, NEVER, snapshot.tick - at).astype(np.int32) for at in (set_at[..., 0], seen_at)]
+    return stage.truth_at(world, y, x), ages[0], ages[1]

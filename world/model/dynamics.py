@@ -1,0 +1,294 @@
+"""Dynamics p(z' | z, a): masked prediction over the slots of one update.
+
+Axes: B worlds, A agents, N = B·A windows, H × W cells (P = H·W), K tokens a cell remembers, S status cells,
+D width, V tokens, M rows asked for.
+
+One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells; each agent's
+displacement is read there; given the displacements, the cells follow. Cells sampled without them would now and
+then lose an agent, or make two of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from world.errors import ConfigError
+from world.field import DEPTH, NUM_AGE_BUCKETS
+from world.model.blocks import GlobalBlock, LocalBlock, RMSNorm
+from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
+from world.trajectory import NUM_DISPLACEMENTS
+
+NUM_IDENTITIES = 64
+NUM_MEMORY_SLOTS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DynamicsConfig:
+    """Size and shape of the network."""
+
+    width: int = 128
+    hidden: int = 256
+    """Width inside the gated MLPs."""
+    num_heads: int = 4
+    num_key_heads: int = 2
+    encoder_blocks: int = 1
+    """Local blocks before actions are known; the policy reads their output."""
+    action_blocks: int = 2
+    """Local blocks between the actions and the displacements: two agents who head for one cell are up to two apart."""
+    outcome_blocks: tuple[str, ...] = ("global", "local")
+    """Blocks between the displacements and the cells, in order."""
+    token_width: int = 64
+    """Width in which tokens are embedded and told apart."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 4:
+            raise ConfigError(f"dynamics.width {self.width} must divide into {self.num_heads} heads of a multiple of 4")
+        if self.num_heads % self.num_key_heads:
+            raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
+        if unknown := set(self.outcome_blocks) - {"local", "global"}:
+            raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
+
+
+class TokenTable(nn.Module):
+    """The vocabulary, shared by what is read and what is asked: 0 is UNSEEN, the last is MASK."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.mask = vocab_size
+        self.weight = nn.Parameter(torch.randn(vocab_size + 1, width) * width**-0.5)
+
+
+class CellEmbedding(nn.Module):
+    """A cell's slot: its last tokens, their ages, when it was seen, and the token it has next, or MASK.
+
+    Every part has a table of its own, made from the shared one; the sum is a single lookup.
+    """
+
+    def __init__(self, table: TokenTable, width: int) -> None:
+        super().__init__()
+        self.table = table
+        self.parts = nn.Parameter(torch.randn(DEPTH + 1, table.weight.shape[1], width) * width**-0.5)
+        self.ages = nn.Parameter(torch.randn((DEPTH + 1) * NUM_AGE_BUCKETS, width) * 0.02)
+
+    def forward(self, tokens: Tensor, ages: Tensor, given: Tensor) -> Tensor:
+        """Return (N, H, W, D) from tokens (N, H, W, K), ages (N, H, W, K + 1) and given next tokens (N, H, W)."""
+        vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
+        weight = torch.cat([vocabulary.float(), self.ages])
+        token_offsets = torch.arange(DEPTH + 1, device=tokens.device) * len(self.table.weight)
+        age_offsets = torch.arange(DEPTH + 1, device=tokens.device) * NUM_AGE_BUCKETS + len(vocabulary)
+        index = torch.cat([torch.cat([tokens, given[..., None]], -1) + token_offsets, ages + age_offsets], -1)
+        summed = nn.functional.embedding_bag(index.flatten(0, -2), weight, mode="sum")
+        return summed.view(*given.shape, -1)
+
+
+@dataclass(slots=True)
+class Encoded:
+    """The windows before the outcome: cells (N, H, W, D), agents (N, D), status slots (N, S, D)."""
+
+    slots: Slots
+    cells: Tensor
+    agents: Tensor
+    status: Tensor
+
+    def of_worlds(self, rows: Tensor) -> "Encoded":
+        """Return the windows of some worlds (rows,) alone."""
+        shape = self.slots.poses.shape[:2]
+
+        def chosen(x: Tensor) -> Tensor:
+            return x.reshape(*shape, *x.shape[1:])[rows].flatten(0, 1)
+
+        return Encoded(self.slots.of_worlds(rows), chosen(self.cells), chosen(self.agents), chosen(self.status))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Features from which the answers are read: cells (N, P, D), agents (N, D), status (N, S, D)."""
+
+    slots: Slots
+    cells: Tensor
+    agents: Tensor
+    status: Tensor
+
+
+class Dynamics(nn.Module):
+    """The masked network. `encode`, `act`, `outcome`, then the `*_logits` that are asked for."""
+
+    def __init__(
+        self,
+        config: DynamicsConfig,
+        *,
+        vocab_size: int,
+        num_actions: int,
+        status_cells: int,
+        memory_size: int,
+        has_pose: bool,
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.has_pose = has_pose
+        self.table = TokenTable(vocab_size, config.token_width)
+        self.cell_embedding = CellEmbedding(self.table, width)
+        self.identity = nn.Embedding(NUM_IDENTITIES, width)
+        self.turn = nn.Linear(1, width)
+        self.action = nn.Embedding(num_actions, width)
+        self.displacement = nn.Embedding(UNKNOWN_DISPLACEMENT + 1, width)
+        # Small: an identity is noise that tells agents apart, and must not drown what their cells say of them.
+        nn.init.normal_(self.identity.weight, std=0.02)
+        nn.init.normal_(self.action.weight, std=0.3)
+        nn.init.normal_(self.displacement.weight, std=0.3)
+        self.status_token = nn.Linear(2 * config.token_width, width)
+        self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.02)
+        self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
+        self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
+        self.presence = nn.Linear(width, width)
+        self.intent = nn.Linear(width, width)
+        self.arrival = nn.Linear(width, width)
+        self.reach = nn.Linear(2 * width, width)
+        self.looks = nn.Linear(config.token_width, width)
+        self.encoder = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.encoder_blocks))
+        self.acting = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.action_blocks))
+        self.outcomes = nn.ModuleList(
+            LocalBlock(width, config.hidden)
+            if kind == "local"
+            else GlobalBlock(width, config.hidden, num_heads=config.num_heads, num_key_heads=config.num_key_heads)
+            for kind in config.outcome_blocks
+        )
+        self.displacement_head = nn.Sequential(
+            RMSNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, NUM_DISPLACEMENTS)
+        )
+        self.final = nn.Linear(2 * width, width)
+        self.cell_head = TokenHead(self.table, width, num_candidates=DEPTH)
+        self.status_head = TokenHead(self.table, width, num_candidates=1)
+
+    def encode(self, slots: Slots, given_tokens: Tensor, given_status: Tensor) -> Encoded:
+        """Encode the windows, with next tokens (B, A, H, W) and status (B, A, S) given or MASK."""
+        cells = self.cell_embedding(slots.tokens.flatten(0, 1), slots.ages.flatten(0, 1), given_tokens.flatten(0, 1))
+        pair = torch.stack([slots.status, given_status], dim=-1).flatten(0, 1)
+        status = self.status_token(self.table.weight[pair].flatten(-2)) + self.status_place
+        memory = self.memory_slots(slots.memory.flatten(0, 1))
+        # As a share, so that who comes before whom is told alike among few and many.
+        turn = self.turn(slots.turns[..., None] / slots.turns.shape[1])
+        agents = (self.identity(slots.identity) + turn).flatten(0, 1) + memory[:, : cells.shape[-1]]
+        if status.shape[1]:
+            agents = agents + self.status_mix(status.flatten(1))
+        cells = self._place(cells, slots, self.presence(agents), slots.poses)
+        for block in self.encoder:
+            cells = block(cells)
+        return Encoded(slots, cells, agents + self._at_own_place(cells), status)
+
+    def act(self, encoded: Encoded, actions: Tensor) -> Encoded:
+        """Let the joint action (B, A) enter at the agents' cells."""
+        slots = encoded.slots
+        agents = encoded.agents + self.action(actions.flatten())
+        cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses)
+        for block in self.acting:
+            cells = block(cells)
+        agents = self.reach(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
+        return Encoded(slots, cells, agents, encoded.status)
+
+    def displacement_logits(self, acted: Encoded) -> Tensor:
+        """Return (B, A, 10) over displacement classes."""
+        return self.displacement_head(acted.agents).unflatten(0, acted.slots.poses.shape[:2])  # type: ignore[no-any-return]
+
+    def outcome(self, acted: Encoded, displacement: Tensor) -> Outcome:
+        """Return features of what follows, given displacement classes (B, A) or UNKNOWN_DISPLACEMENT."""
+        slots = acted.slots
+        agents = acted.agents + self.displacement(displacement.flatten()) + self.looks(self._own_token(slots))
+        moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
+            [displacement // 3 - 1, displacement % 3 - 1], dim=-1
+        )
+        cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
+        height, width = cells.shape[1:3]
+        own, place, others, others_place = self._context(slots, agents, acted.status, height, width)
+        for block in self.outcomes:
+            if isinstance(block, GlobalBlock):
+                queries = block(torch.cat([cells.flatten(1, 2), own], dim=1), others, place, others_place)
+                cells = queries[:, : height * width].unflatten(1, (height, width))
+                own = queries[:, height * width :]
+            else:
+                cells = block(cells)
+        agents = own[:, 0] + self.final(torch.cat([own[:, 0], self._at_own_place(cells)], dim=-1))
+        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:])
+
+    def token_logits(self, outcome: Outcome, asked: Tensor | None = None) -> Tensor:
+        """Return logits (N, P, V) of next tokens; with `asked`, flat indices (M,) of cells, only those: (M, V)."""
+        cells, candidates = outcome.cells, outcome.slots.tokens.flatten(0, 1).flatten(1, 2)
+        if asked is None:
+            return self.cell_head(cells, candidates)  # type: ignore[no-any-return]
+        return self.cell_head(cells.flatten(0, 1)[asked], candidates.flatten(0, 1)[asked])  # type: ignore[no-any-return]
+
+    def status_logits(self, outcome: Outcome) -> Tensor:
+        """Return logits (N, S, V) of next status tokens."""
+        slots = outcome.status + outcome.agents[:, None]
+        return self.status_head(slots, outcome.slots.status.flatten(0, 1)[..., None])  # type: ignore[no-any-return]
+
+    def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor) -> Tensor:
+        """Add agents' vectors (N, D) to the cells at `poses` (B, A, 2), in every window that contains them."""
+        if not self.has_pose:
+            return cells + vectors[:, None, None].to(cells.dtype)
+        num, height, width, _ = cells.shape
+        batch, agents = slots.poses.shape[:2]
+        index, inside = places_in_windows(slots.poses, poses, height, width)
+        index = index + torch.arange(num, device=cells.device).view(batch, agents, 1) * (height * width)
+        spread = vectors.view(batch, 1, agents, -1) * inside[..., None]
+        flat = cells.flatten(0, 2)
+        added = flat.index_add(0, index.flatten(), spread.flatten(0, 2).to(flat.dtype))
+        return added.view_as(cells)
+
+    def _own_token(self, slots: Slots) -> Tensor:
+        """Return the embedded token (N, E) of the cell that each agent is on: what it looks like, wherever it goes."""
+        height, width = slots.tokens.shape[2:4]
+        return self.table.weight[slots.tokens[:, :, height // 2, width // 2, 0].flatten()]
+
+    def _at_own_place(self, cells: Tensor) -> Tensor:
+        """Return the cell (N, D) in the centre of each window, where its agent is."""
+        return cells[:, cells.shape[1] // 2, cells.shape[2] // 2]
+
+    def _context(
+        self, slots: Slots, agents: Tensor, status: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return own slots (N, 1 + S, D), places of all queries, the other slots (N, A - 1 + M, D) and their places."""
+        batch, num_agents = slots.poses.shape[:2]
+        num = batch * num_agents
+        device = agents.device
+        rows, cols = torch.arange(height, device=device), torch.arange(width, device=device)
+        grid = torch.cartesian_prod(rows, cols) - torch.tensor([height // 2, width // 2], device=device)
+        own = torch.cat([agents[:, None], status.to(agents.dtype)], dim=1)
+        place = torch.cat([grid, grid.new_zeros(own.shape[1], 2)]).expand(num, -1, -1)
+        memory = self.memory_slots(slots.memory.flatten(0, 1)).unflatten(-1, (NUM_MEMORY_SLOTS, -1))
+        # Everybody but oneself: agent a's others are a + 1, a + 2, … round the circle.
+        around = torch.arange(num_agents, device=device)
+        order = (around[:, None] + around[None, 1:]) % num_agents
+        others = agents.view(batch, num_agents, -1)[:, order].flatten(0, 1)
+        relative = (slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1).clamp(-32, 32)
+        return (
+            own,
+            place,
+            torch.cat([others, memory.to(others.dtype)], dim=1),
+            torch.cat([relative, relative.new_zeros(num, NUM_MEMORY_SLOTS, 2)], dim=1),
+        )
+
+
+class TokenHead(nn.Module):
+    """Logits over the vocabulary: by the shared table, plus a pointer to the tokens that the cell remembers.
+
+    The pointer lets a rare token (a landmark, what an agent stood on) be named without having been learned.
+    """
+
+    def __init__(self, table: TokenTable, width: int, *, num_candidates: int) -> None:
+        super().__init__()
+        self.table = table
+        self.norm = RMSNorm(width)
+        self.project = nn.Linear(width, table.weight.shape[1])
+        self.point = nn.Linear(width, num_candidates)
+        self.bias = nn.Parameter(torch.zeros(table.vocab_size))
+
+    def forward(self, x: Tensor, candidates: Tensor) -> Tensor:
+        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer."""
+        x = self.norm(x)
+        logits = nn.functional.linear(self.project(x), self.table.weight[:-1].to(x.dtype)).float() + self.bias
+        logits = logits.scatter_add(-1, candidates, self.point(x).float())
+        logits[..., 0] = float("-inf")
+        return logits

@@ -1,0 +1,58 @@
+"""What an agent does, and what it expects of it: π(a | z, h) and v(z, h). They see tokens and memory, never pixels.
+
+Axes: N windows, P cells of a window, D width, U actions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world.model.blocks import GatedMLP, RMSNorm
+from world.model.heads import TwoHotHead
+
+UNIFORM_SHARE = 0.01
+"""Of every policy, so that no action is ever impossible (arXiv 2301.04104, table 2)."""
+
+
+class Reader(nn.Module):
+    """Reads one vector from a window: the cells in view, weighted by what the agent asks of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        self.norm = RMSNorm(width)
+        self.mix = nn.Linear(2 * width, width)
+        self.mlp = GatedMLP(width, 2 * width)
+
+    def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
+        """Return (N, D) from cells (N, P, D) and the agent's own slot (N, D)."""
+        cells = self.norm(cells)
+        read = F.scaled_dot_product_attention(self.query(agent)[:, None], cells, cells)[:, 0]
+        return self.mlp(self.mix(torch.cat([agent, read], dim=-1)))  # type: ignore[no-any-return]
+
+
+class Policy(nn.Module):
+    """π(a | z, h)."""
+
+    def __init__(self, width: int, num_actions: int) -> None:
+        super().__init__()
+        self.reader = Reader(width)
+        self.logits = nn.Linear(width, num_actions)
+
+    def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
+        """Return log-probabilities (N, U)."""
+        probabilities = F.softmax(self.logits(self.reader(cells, agent)).float(), dim=-1)
+        return torch.log((1 - UNIFORM_SHARE) * probabilities + UNIFORM_SHARE / probabilities.shape[-1])
+
+
+class Value(nn.Module):
+    """v(z, h), as a distribution over returns."""
+
+    def __init__(self, width: int, num_bins: int) -> None:
+        super().__init__()
+        self.reader = Reader(width)
+        self.head = TwoHotHead(width, num_bins)
+
+    def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
+        """Return logits (N, Z) over bins of return."""
+        return self.head(self.reader(cells, agent))  # type: ignore[no-any-return]

@@ -1,0 +1,77 @@
+"""The slots of one update: what is given to the model about every agent's window, as tensors.
+
+Axes: B worlds (or rows of a batch), A agents, N = B·A windows, H × W cells, K tokens a cell remembers,
+S status cells, D components of recurrent memory.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UNKNOWN_DISPLACEMENT = 10
+"""Given in place of a displacement class that is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What is known before an update; integer tensors are int64."""
+
+    tokens: Tensor
+    """(B, A, H, W, K) newest first; 0 is UNSEEN."""
+    ages: Tensor
+    """(B, A, H, W, K + 1) age buckets."""
+    status: Tensor
+    """(B, A, S)"""
+    poses: Tensor
+    """(B, A, 2)"""
+    turns: Tensor
+    """(B, A) place in the order of acting."""
+    memory: Tensor
+    """(B, A, D) float32"""
+    identity: Tensor
+    """(B, A) in [0, NUM_IDENTITIES): who is who. Drawn anew for every sequence, so that no agent is special."""
+
+    @property
+    def num_windows(self) -> int:
+        """N."""
+        return int(self.tokens.shape[0] * self.tokens.shape[1])
+
+    def to(self, device: torch.device | str) -> "Slots":
+        """Return the same slots on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+    def of_worlds(self, rows: Tensor) -> "Slots":
+        """Return the slots of some worlds (rows,) alone."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    @classmethod
+    def from_arrays(
+        cls, *, tokens: Any, ages: Any, status: Any, poses: Any, turns: Any, memory: Any, identity: Any
+    ) -> "Slots":
+        """Convert numpy columns of shapes as above."""
+        integers = {
+            "tokens": tokens,
+            "ages": ages,
+            "status": status,
+            "poses": poses,
+            "turns": turns,
+            "identity": identity,
+        }
+        return cls(
+            memory=torch.from_numpy(np.array(memory, np.float32)),
+            **{name: torch.from_numpy(np.array(column, np.int64)) for name, column in integers.items()},
+        )
+
+
+def places_in_windows(poses: Tensor, of: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return for poses `of` (B, J, 2) their cell (B, A, J) in each agent's window, and whether they are inside.
+
+    A window is centred on its agent's pose (B, A, 2). Cells outside are clipped, so that the index is valid.
+    """
+    relative = of[:, None] - poses[:, :, None] + torch.tensor([height // 2, width // 2], device=poses.device)
+    y, x = relative[..., 0], relative[..., 1]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside

@@ -1,0 +1,1 @@
+"""Where worlds are kept: the records, the protocol, and two stores that pass one suite."""

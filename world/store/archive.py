@@ -1,0 +1,191 @@
+"""The archive: a folder of segment files for each world, named by their content, and never changed.
+
+A world that keeps what was another's shares its files by hard links, so that either may be deleted alone.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+
+from world.errors import CorruptRecord, DiskFull, NoHistory
+from world.snapshot import WorldId
+from world.store.keys import check_world_id
+from world.store.past import SegmentRef
+from world.store.segment import Segment, decode_segment, encode_segment
+
+_SUFFIX = ".seg"
+_NAME = re.compile(r"[0-9a-f]{32}")
+_ORPHAN_AFTER_S = 3600.0
+_NUM_CACHED = 4
+
+
+def content_name(data: bytes) -> str:
+    """Return the name of a file of these bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class Archive:
+    """Segments of all worlds below one directory, which is made when it is first written to."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._cached: OrderedDict[str, Segment] = OrderedDict()
+
+    def write(self, world: WorldId, segment: Segment) -> SegmentRef:
+        """Store a segment durably; harmless if it is there. Raises `DiskFull`, and nothing is there then."""
+        data = encode_segment(segment)
+        ref = SegmentRef(segment.first, segment.last, content_name(data))
+        self.put(world, ref, data)
+        return ref
+
+    def put(self, world: WorldId, ref: SegmentRef, data: bytes) -> None:
+        """Store a segment's file durably; harmless if it is there. Raises `DiskFull`."""
+        assert ref.name == content_name(data)
+        path = self._path(world, ref)
+        partial = path.with_suffix(".partial")
+        try:
+            self._make_folder(world)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"{path}: no space for {len(data):,} bytes; free some on that disk") from error
+            raise
+        _sync(path.parent)
+
+    def file(self, world: WorldId, ref: SegmentRef) -> bytes:
+        """Return a segment's file, the name of which its content has. Raises `NoHistory`, `CorruptRecord`."""
+        path = self._path(world, ref)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise NoHistory(
+                f"world {world!r}: ticks {ref.first} to {ref.last} are archived, and {path} is not there;"
+                " name the run folder that has the archive with --run-dir, or restore the file"
+            ) from None
+        if content_name(data) != ref.name:
+            raise CorruptRecord(f"world {world!r}: {path} is not what its name says; restore it from a backup")
+        return data
+
+    def read(self, world: WorldId, ref: SegmentRef) -> Segment:
+        """Return a segment, verified when it was read last. Raises `NoHistory`, `CorruptRecord`."""
+        if ref.name in self._cached:
+            self._cached.move_to_end(ref.name)
+            return self._cached[ref.name]
+        segment = self.load(world, ref)
+        self._cached[ref.name] = segment
+        if len(self._cached) > _NUM_CACHED:
+            self._cached.popitem(last=False)
+        return segment
+
+    def load(self, world: WorldId, ref: SegmentRef) -> Segment:
+        """Return a segment from its file, verified now. Raises `NoHistory`, `CorruptRecord`."""
+        segment = decode_segment(self.file(world, ref))
+        if (segment.first, segment.last) != (ref.first, ref.last):
+            raise CorruptRecord(
+                f"world {world!r}: segment {ref.name} should hold ticks {ref.first} to {ref.last},"
+                f" got {segment.first} to {segment.last}"
+            )
+        return segment
+
+    def share(self, ref: SegmentRef, *, of: WorldId, with_: WorldId) -> None:
+        """Give a world the file that another has; harmless if it has it. Raises `NoHistory`."""
+        target = self._path(with_, ref)
+        if target.exists():
+            return
+        self._make_folder(with_)
+        try:
+            os.link(self._path(of, ref), target)
+        except FileExistsError:
+            return
+        except OSError:
+            # No hard links on this file system, or no such file, which is told as such.
+            self.put(with_, ref, self.file(of, ref))
+        _sync(target.parent)
+
+    def keep_aside(self, world: WorldId, name: str, data: bytes) -> Path:
+        """Store bytes that are no segment beside a world's segments, and return where."""
+        self._make_folder(world)
+        path = self.directory / world / name
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(path.parent)
+        return path
+
+    def remove(self, world: WorldId) -> None:
+        """Delete all that is archived of a world; harmless if nothing is."""
+        check_world_id(world)
+        folder = self.directory / world
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    def discard(self, world: WorldId, ref: SegmentRef) -> None:
+        """Delete one segment's file; harmless if it is not there."""
+        self._path(world, ref).unlink(missing_ok=True)
+        self._cached.pop(ref.name, None)
+
+    def sweep(self, world: WorldId, keep: Collection[SegmentRef], archived_to: int) -> int:
+        """Delete files that nothing needs, an hour after they were written; return how many.
+
+        They are left by an archiver that was killed, or overtaken, before its segment counted. One with ticks beyond
+        what is archived stays: after a loss of the store, it may be all that is left of them.
+        """
+        names, cutoff, num = {ref.name for ref in keep}, time.time() - _ORPHAN_AFTER_S, 0
+        for path in self._files(world):
+            if (path.stem in names and path.suffix == _SUFFIX) or path.stat().st_mtime >= cutoff:
+                continue
+            if path.suffix == _SUFFIX and _last_tick(path) > archived_to:
+                continue
+            path.unlink(missing_ok=True)
+            num += 1
+        return num
+
+    def num_bytes(self, world: WorldId) -> int:
+        """Return how much is archived of a world."""
+        return sum(path.stat().st_size for path in self._files(world))
+
+    def _files(self, world: WorldId) -> list[Path]:
+        folder = self.directory / world
+        if not folder.is_dir():
+            return []
+        return [path for path in folder.iterdir() if path.suffix in (_SUFFIX, ".partial") and _NAME.match(path.stem)]
+
+    def _path(self, world: WorldId, ref: SegmentRef) -> Path:
+        check_world_id(world)
+        if not _NAME.fullmatch(ref.name):
+            raise CorruptRecord(f"world {world!r}: {ref.name!r} cannot be the name of a segment")
+        return self.directory / world / (ref.name + _SUFFIX)
+
+    def _make_folder(self, world: WorldId) -> None:
+        folder = self.directory / world
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync(self.directory)
+            _sync(self.directory.parent)
+
+
+def _last_tick(path: Path) -> int:
+    try:
+        return decode_segment(path.read_bytes()).last
+    except CorruptRecord:
+        return -1
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""One world as the store in this process's memory holds it."""
+
+from dataclasses import dataclass, field, replace
+
+from world.snapshot import WorldId
+from world.store.in_process_inbox import InProcessStream
+from world.store.log import KEYFRAMES_KEPT, LogEntry
+from world.store.past import SegmentRef
+from world.store.records import FencingToken, WorldRecord
+
+
+@dataclass(slots=True)
+class InProcessWorld:
+    """Frames and what is said of them; whoever touches it holds the store's lock."""
+
+    record: WorldRecord
+    created: bytes
+    """Digest of the chain at `born_at`."""
+    born_at: int
+    digest: bytes
+    """Of the chain at the last tick."""
+    active_at: float
+    archived_to: int
+    max_log_ticks: int
+    made_at: int
+    """Order in which worlds were made."""
+    nonce: bytes = b""
+    lease_until: float = 0.0
+    gone: bool = False
+    """Deleted for good."""
+    log: dict[int, LogEntry] = field(default_factory=dict)
+    keyframes: dict[int, bytes] = field(default_factory=dict)
+    segments: tuple[SegmentRef, ...] = ()
+    pins: dict[WorldId, tuple[int, float]] = field(default_factory=dict)
+    """Tick that a fork builds on, and when it was pinned."""
+    inbox: InProcessStream = field(default_factory=InProcessStream)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all frames."""
+        return sum(len(entry.frame) for entry in self.log.values()) + sum(map(len, self.keyframes.values()))
+
+    def owned_by(self, token: FencingToken) -> bool:
+        """Whether a token is the present owner's."""
+        return bool(token.nonce) and (self.record.epoch, self.nonce) == (token.epoch, token.nonce)
+
+    def fenced(self) -> tuple[str, ...]:
+        """What a displaced owner is answered."""
+        return "FENCED", str(self.record.epoch), self.record.owner
+
+    def not_running(self) -> tuple[str, ...]:
+        """What is answered of a world that does not run."""
+        return "NOT_RUNNING", self.record.status, self.record.reason
+
+    def set(self, **fields: object) -> None:
+        """Replace fields of the record."""
+        self.record = replace(self.record, **fields)  # type: ignore[arg-type]
+
+    def trim(self, hot_log_ticks: int) -> None:
+        """Delete what lies before the hot log, the last keyframes, and all that is archived."""
+        kept = sorted(self.keyframes, reverse=True)[:KEYFRAMES_KEPT]
+        if len(kept) == KEYFRAMES_KEPT:
+            bound = min(kept[-1], self.record.tick - hot_log_ticks, self.archived_to)
+            # So that the log begins with a keyframe.
+            bound = max((at for at in self.keyframes if at <= bound), default=bound)
+            self.keyframes = {at: keyframe for at, keyframe in self.keyframes.items() if at >= bound}
+            self.log = {tick: entry for tick, entry in self.log.items() if tick >= bound}

@@ -1,0 +1,52 @@
+"""What a store answers when it refuses, as errors: one wording for every store."""
+
+from collections.abc import Sequence
+
+from world.errors import (
+    Conflict,
+    Fenced,
+    Gap,
+    LeaseHeld,
+    NotRunning,
+    Pinned,
+    StoreError,
+    UnknownWorld,
+    WorldExists,
+)
+from world.snapshot import WorldId
+
+PAUSED_BY_LOG = "log"
+"""Why a world is paused that reached the cap of its log; empty where a person paused it."""
+
+
+def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = None) -> StoreError:
+    """Return the error for an answer: its code, then what the store says of it."""
+    code, *details = answer
+    if code == "NO_WORLD":
+        return UnknownWorld(f"world {world!r}: the store has no world of this id")
+    if code == "FENCED":
+        epoch, owner = details
+        return Fenced(f"world {world!r}: it is in epoch {epoch}, owned by {owner or 'nobody'}; drop it and reload")
+    if code == "NOT_RUNNING":
+        if details[1:] == [PAUSED_BY_LOG]:
+            return NotRunning(
+                f"world {world!r}: it is paused, for its log is as long as it may be and nobody archives it;"
+                " it goes on by itself once it is archived"
+            )
+        return NotRunning(f"world {world!r}: it is {details[0]}; set its status to 'running' first")
+    if code == "PINNED":
+        return Pinned(f"world {world!r}: world {details[0]!r} was forked from it and reads its past from there")
+    if code == "GAP":
+        return Gap(f"world {world!r}: commit builds on tick {builds_on}, stored tick is {details[0]}; reload it")
+    if code == "CONFLICT":
+        return Conflict(f"world {world!r}: tick {details[0]} is stored already, with another digest; reload it")
+    if code == "CHANGED":
+        return Conflict(
+            f"world {world!r}: its past is another now than was read, it is at tick {details[0]}; do it again"
+        )
+    if code == "HELD":
+        owner, left_ms = details
+        return LeaseHeld(f"world {world!r}: {owner!r} holds its lease for {int(left_ms) / 1000:.1f} s more")
+    if code == "EXISTS":
+        return WorldExists(f"world {world!r}: it exists already, with other content; choose another id")
+    return StoreError(f"world {world!r}: the store answered {' '.join(answer)!r}, which nobody expects")

@@ -1,0 +1,49 @@
+"""Old schemas are read for ever: one function for each version turns its fields into those of the next.
+
+Whoever changes a stored struct raises `SCHEMA_VERSION`, appends an upgrade to each tuple below (`unchanged` where a
+kind did not change), and adds golden files of the new version to tests/golden; the old ones stay.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from world.errors import CorruptRecord
+
+SCHEMA_VERSION: Final = 1
+"""Of effects, snapshots and the fields of a world's record."""
+
+Fields: TypeAlias = list[Any]
+Upgrade: TypeAlias = Callable[[Fields], Fields]
+
+
+def unchanged(fields: Fields) -> Fields:
+    """Return the fields of a kind that the next version did not change."""
+    return fields
+
+
+EFFECTS_UPGRADES: Final[tuple[Upgrade, ...]] = ()
+"""Element i turns version i + 1 into version i + 2."""
+SNAPSHOT_UPGRADES: Final[tuple[Upgrade, ...]] = ()
+RECORD_UPGRADES: Final[tuple[Callable[[dict[bytes, bytes]], dict[bytes, bytes]], ...]] = ()
+
+
+def upgraded(kind: str, payload: bytes, upgrades: Sequence[Upgrade]) -> bytes:
+    """Return the msgpack of a payload, its version byte taken off, as the newest version has it.
+
+    Raises `CorruptRecord` for a version that is unknown, or content that its upgrade cannot take.
+    """
+    newest = 1 + len(upgrades)
+    version = payload[0] if payload else 0
+    if version == newest:
+        return payload[1:]
+    if not 1 <= version < newest:
+        raise CorruptRecord(f"{kind} of schema {version}, this program reads 1 to {newest}; use the one that wrote it")
+    try:
+        fields = msgspec.msgpack.decode(payload[1:])
+        for upgrade in upgrades[version - 1 :]:
+            fields = upgrade(fields)
+        return msgspec.msgpack.encode(fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptRecord(f"{kind} of schema {version} cannot be brought to schema {newest}: {error}") from None
