@@ -4,7 +4,7 @@ Axes: A agents, R × C rows and columns of a view (in cells), M components of a 
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ BY_CHANCE = -2
 """Cause of a change that nobody can predict (a wandering animal); left out of consistency scores."""
 BY_NATURE = -1
 """Cause of a change by the world's own rules (growth, decay, a door that closes)."""
+BY_EVENT = -3
+"""Cause of a change by a world event, where chance had no part in it."""
+EVENT_REACH = 2
+"""Cells from its place, along rows and columns, beyond which a world event changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,8 @@ class EnvSpec:
     turn_order: TurnOrder = "fixed"
     """Who acts first where joint actions conflict: always in the order of agents, or the first place moves on by
     one agent every tick."""
+    events: tuple[str, ...] = ()
+    """Phrases of the world events that it can execute (`world.event`), by kind from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ class Stepped:
     truncated: BoolArray
     """(A,) the episode was cut; what follows still has value."""
     changes: Int32Array
-    """(n, 3) rows (y, x, cause): cells that changed, by agent index, `BY_NATURE` or `BY_CHANCE`. May be empty."""
+    """(n, 3) rows (y, x, cause): cells that changed, by agent index, `BY_NATURE`, `BY_CHANCE` or `BY_EVENT`. May be
+    empty."""
 
 
 class GroundedEnv(Protocol):
@@ -98,6 +105,18 @@ class GroundedEnv(Protocol):
 
     def restore(self, blob: bytes) -> Observed:
         """Return to a snapshot. Raises `EnvironmentUnusable` if the environment does not reproduce it."""
+
+
+@runtime_checkable
+class Eventful(Protocol):
+    """An environment that can execute the world events which its `spec.events` names."""
+
+    def announce(self, events: Int32Array) -> None:
+        """Let events (n, 3), rows of kind, y, x, befall the next `step`, in order, after its actions.
+
+        What is announced is no part of a snapshot, and forgotten by a reset or a restore. Raises `ValueError` for a
+        kind that there is none of.
+        """
 
 
 class DataPolicy(Protocol):

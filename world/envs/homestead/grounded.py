@@ -9,6 +9,7 @@ from world.envs.homestead import render
 from world.envs.homestead.checks import broken_invariants
 from world.envs.homestead.chronicle import Chronicle
 from world.envs.homestead.config import HomesteadConfig
+from world.envs.homestead.events import EVENTS
 from world.envs.homestead.live_map import MARGIN
 from world.envs.homestead.rules import Simulation
 from world.envs.homestead.tiles import NUM_ACTIONS, VOID_CODE
@@ -31,7 +32,10 @@ class HomesteadGrounded:
             num_actions=NUM_ACTIONS,
             turn_order="rotating",
             layout=render.layout_of(self.config),
+            # Where nobody has a place, no event has one.
+            events=EVENTS if self._is_map else (),
         )
+        self._announced: list[tuple[int, int, int]] = []
         self.simulation = Simulation.new(self.config, 0)
         self._chronicle = Chronicle()
         self._never = np.zeros(self.config.num_agents, np.bool_)
@@ -41,12 +45,23 @@ class HomesteadGrounded:
         """Begin the world that `seed` determines."""
         self.simulation = Simulation.new(self.config, seed)
         self._chronicle.clear()
+        self._announced = []
         return self.observe()
+
+    def announce(self, events: Int32Array) -> None:
+        """Let events (n, 3), rows of kind, y, x, befall the next step, as `Eventful` says."""
+        kinds = events[:, 0]
+        if ((kinds < 1) | (kinds > len(self.spec.events))).any():
+            raise ValueError(
+                f"{self.spec.name}: events of kinds {kinds.tolist()}, expected 1 to {len(self.spec.events)}"
+            )
+        self._announced = [(kind, y, x) for kind, y, x in events.tolist()]
 
     def step(self, actions: Int32Array) -> Stepped:
         """Apply the joint action (A,). Raises `ValueError` for an action that does not exist."""
         simulation = self.simulation
-        rewards = simulation.step(actions.tolist())
+        rewards = simulation.step(actions.tolist(), self._announced)
+        self._announced = []
         tick = simulation.state.tick
         self._chronicle.record(tick, simulation.changes)
         limit = self.config.max_ticks
@@ -71,6 +86,7 @@ class HomesteadGrounded:
         """Return to a snapshot. Raises `EnvironmentUnusable` for bytes that do not fit this world."""
         self.simulation = Simulation.from_bytes(self.config, blob)
         self._chronicle.clear()
+        self._announced = []
         return self.observe()
 
     def clone(self) -> "HomesteadGrounded":

@@ -1,4 +1,5 @@
-"""What happens in one tick: agents act one after another, then animals, growth, the commons and pressure doors.
+"""What happens in one tick: agents act one after another, then animals, world events, growth, the commons and pressure
+doors.
 
 Every effect of an action follows from cells within two of the agent, its heading, what it holds, and what the
 others do. An action that is not possible does nothing.
@@ -7,11 +8,12 @@ Axes: N cells, A agents, n changes.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from world.envs.grounded import BY_CHANCE, BY_NATURE
-from world.envs.homestead.draws import draw, geometric, unit
-from world.envs.homestead.live_map import ANIMAL, RIPENS, LiveMap
+from world.envs.homestead.draws import draw, unit
+from world.envs.homestead.events import EventfulMap
+from world.envs.homestead.live_map import ANIMAL, RIPENS
 from world.envs.homestead.tiles import (
     DOOR_WOOD,
     MAX_HELD,
@@ -24,7 +26,7 @@ from world.envs.homestead.tiles import (
     Thing,
 )
 
-_ANIMAL_KEY, _COMMONS_KEY, _SAPLING_KEY = 1 << 20, 2 << 20, 3 << 20
+_ANIMAL_KEY, _COMMONS_KEY = 1 << 20, 2 << 20
 _HARVEST = {
     Thing.STONE: (Item.STONE, Thing.NONE),
     Thing.TREE: (Item.WOOD, Thing.STUMP),
@@ -49,11 +51,15 @@ Without the second condition two agents would earn for ever by swapping the same
 """
 
 
-class Simulation(LiveMap):
+class Simulation(EventfulMap):
     """A homestead map, and the rules that move it."""
 
-    def step(self, actions: Sequence[int]) -> list[float]:
-        """Advance one tick by the joint action and return each agent's reward; `changes` (n, 3) says what changed."""
+    def step(self, actions: Sequence[int], events: Iterable[tuple[int, int, int]] = ()) -> list[float]:
+        """Advance one tick by the joint action and return each agent's reward; `changes` (n, 3) says what changed.
+
+        World events (kind, y, x) happen in their order. Raises `ValueError` for an action or event that there is none
+        of; the world is then of no further use.
+        """
         state = self.state
         count = len(state.cells)
         for agent in range(count):
@@ -69,6 +75,8 @@ class Simulation(LiveMap):
         for agent in (*range(first, count), *range(first)):
             self._act(agent, actions[agent])
         self._wander()
+        for kind, y, x in events:
+            self._befall(kind, y, x)
         state.tick += 1
         self._grow()
         self._ripen_commons()
@@ -164,16 +172,8 @@ class Simulation(LiveMap):
             return
         if self.thing_at[target] == Thing.COMMONS_BARE:
             self._put(target, Thing.COMMONS_RIPE, agent)
-        elif (
-            self._is_bare(target)
-            and self.ground_at[target] & 15 == Terrain.GRASS
-            and not any(
-                self.thing_at[target + o] or self.ground_at[target + o] & 15 == Terrain.WALL for o in self._around
-            )
-        ):
-            self._cover(target, Thing.SAPLING, agent)
-            bits = draw(state.seed, state.tick, _SAPLING_KEY + target)
-            self._wait(target, state.tick + 1 + geometric(bits, self.config.sapling_rate))
+        elif self._can_sow(target):
+            self._sow(target, agent)
         else:
             return
         held[Item.FRUIT] -= 1

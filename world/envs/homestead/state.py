@@ -27,7 +27,7 @@ class Ledger:
     """What came into the world and went out of it, so that conservation can be checked at any time."""
 
     stones: int = 0
-    """Stones there are, on the map and in hands; never changes."""
+    """Stones there are, on the map and in hands; world events alone bring or take any."""
     first_doors: int = 0
     """Doors the world began with."""
     doors_made: int = 0
