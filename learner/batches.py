@@ -38,6 +38,8 @@ class Batch:
     """(B·L, A, S)"""
     given_displacement: Tensor
     """(B·L, A)"""
+    given_actions: Tensor
+    """(B·L, A) the action, or that it is asked for."""
     nothing_given: Tensor
     """(B·L,) rows in which all that follows is asked for: the only ones from which a policy may learn."""
 
@@ -59,22 +61,29 @@ class MaskingConfig:
     """Share of rows in which everything is asked for, as in one-pass sampling."""
     hide_displacement: float = 0.1
     """Share of agents whose displacement is not given while cells are asked for."""
+    ask_actions: float = 0.1
+    """Share of rows in which what follows is mostly given, and each agent's action asked for by the toss of a coin."""
 
     def __post_init__(self) -> None:
-        for name in ("fully_masked", "hide_displacement"):
+        for name in ("fully_masked", "hide_displacement", "ask_actions"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"masking.{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 def make_batch(
-    columns: Mapping[str, NDArray[np.generic]], *, mask: int, config: MaskingConfig, rng: np.random.Generator
+    columns: Mapping[str, NDArray[np.generic]],
+    *,
+    mask: int,
+    unknown_action: int,
+    config: MaskingConfig,
+    rng: np.random.Generator,
 ) -> Batch:
     """Fold columns (B, L, A, …) of `Transitions` and draw identities and masks."""
     batch, ticks, agents = columns["actions"].shape
     identity = np.stack([rng.permutation(NUM_IDENTITIES)[:agents] for _ in range(batch)])
     memory = np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)
     slots = Slots.from_arrays(
-        **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns")},
+        **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns", "events")},
         memory=_fold(memory),
         identity=_fold(np.broadcast_to(identity[:, None], (batch, ticks, agents))),
     )
@@ -83,10 +92,15 @@ def make_batch(
     rows = batch * ticks
     rate = torch.from_numpy(np.cos(np.pi / 2 * rng.random(rows)))
     rate[torch.from_numpy(rng.random(rows) < config.fully_masked)] = 1.0
-    hide = torch.from_numpy(rng.random((rows, agents)) < config.hide_displacement)
+    inverse = rng.random(rows) < config.ask_actions
+    rate[torch.from_numpy(inverse)] *= 0.3 * torch.from_numpy(rng.random(int(inverse.sum())))
+    actions = _long(columns["actions"])
+    # By the toss of a coin, so that some know what the others did; and where one went often tells what it did.
+    unasked = torch.from_numpy(~inverse[:, None] | (rng.random((rows, agents)) < 0.5))
+    hide = rng.random((rows, agents)) < np.where(inverse, 0.5, config.hide_displacement)[:, None]
     return Batch(
         slots=slots,
-        actions=_long(columns["actions"]),
+        actions=actions,
         rewards=torch.from_numpy(np.array(_fold(columns["rewards"]), np.float32)),
         terminated=torch.from_numpy(np.array(_fold(columns["terminated"]), np.bool_)),
         displacement=displacement,
@@ -95,7 +109,8 @@ def make_batch(
         is_first=torch.from_numpy(np.array(columns["is_first"], np.bool_)),
         given_tokens=_hide(next_tokens, rate, mask, rng),
         given_status=_hide(next_status, rate, mask, rng),
-        given_displacement=torch.where(hide, UNKNOWN_DISPLACEMENT, displacement),
+        given_displacement=torch.where(torch.from_numpy(hide), UNKNOWN_DISPLACEMENT, displacement),
+        given_actions=torch.where(unasked, actions, unknown_action),
         nothing_given=rate == 1.0,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from learner.replay import ReplayConfig, ReplayShard
+from world.event import MAX_EVENTS
 from world.snapshot import WorldId
 from world.trajectory import Chunk, Transitions
 
@@ -41,6 +42,7 @@ def homestead_chunk(
             poses=draw.integers(0, 64, (num_ticks, agents, 2), np.int32),
             turns=np.broadcast_to(np.arange(agents, dtype=np.uint8), (num_ticks, agents)),
             memory=draw.standard_normal((num_ticks, agents, memory)).astype(np.float16),
+            events=np.zeros((num_ticks, MAX_EVENTS, 3), np.int32),
             actions=draw.integers(0, 12, (num_ticks, agents), np.int32),
             rewards=draw.standard_normal((num_ticks, agents)).astype(np.float32),
             terminated=np.zeros((num_ticks, agents), np.bool_),

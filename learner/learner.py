@@ -15,6 +15,7 @@ from torch import Tensor
 
 from learner.batches import MaskingConfig, make_batch
 from learner.losses import LossConfig, world_model_loss
+from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
@@ -34,10 +35,8 @@ class LearnerConfig:
     """L: consecutive ticks of a sequence, over which recurrent memory is learned."""
     learning_rate: float = 4e-3
     """Peak."""
-    warmup_steps: int = 50
-    """Steps until the peak."""
-    hold_steps: int = 1_000
-    """Steps up to which the peak is held; after them the rate falls with the root of steps, as a run has no last."""
+    schedule: Endless | ToZero = field(default_factory=Endless)
+    """How the learning rate comes to its peak and leaves it."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     averaging: float = 0.99
@@ -50,7 +49,7 @@ class LearnerConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_sequences", "sequence_ticks", "warmup_steps", "hold_steps"):
+        for name in ("batch_sequences", "sequence_ticks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"learner.{name} must be >= 1, got {getattr(self, name)}")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
@@ -106,12 +105,21 @@ class Learner:
         )
         self._rng = np.random.default_rng(seed)
 
-    def train_step(self, columns: Mapping[str, NDArray[np.generic]]) -> StepMetrics:
-        """Improve the weights by one batch of columns (B, L, A, …) of `Transitions`."""
+    def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
+        """Improve the weights by one batch of columns (B, L, A, …) of `Transitions`.
+
+        `done` is the share of the training's budget that is behind it, where there is a budget.
+        """
         began = time.perf_counter()
-        batch = make_batch(columns, mask=self.model.mask, config=self.config.masking, rng=self._rng).to(self._device)
+        batch = make_batch(
+            columns,
+            mask=self.model.mask,
+            unknown_action=self.model.dynamics.unknown_action,
+            config=self.config.masking,
+            rng=self._rng,
+        ).to(self._device)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
             parts = world_model_loss(self.model, batch, self.config.loss)
         self._optimizer.zero_grad(set_to_none=True)
@@ -165,10 +173,6 @@ class Learner:
                 f"checkpoint of step {step} does not fit this model ({error}); use the preset it was made with"
             ) from error
         self.step = step
-
-    def _learning_rate(self) -> float:
-        config, step = self.config, self.step + 1
-        return config.learning_rate * min(step / config.warmup_steps, 1.0, math.sqrt(config.hold_steps / step))
 
     def _update_average(self) -> None:
         # Shorter at first, so that the average does not remember the beginning.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.batches import Batch
-from world.model.dynamics import Outcome
+from world.model.query import Answer, Query
 from world.model.world_model import WorldModel
 
 _ASKED_MULTIPLE = 1024
@@ -27,25 +27,25 @@ class LossConfig:
     status: float = 0.5
     reward: float = 0.2
     continuation: float = 0.2
+    action: float = 0.1
     policy: float = 0.1
 
 
 def world_model_loss(model: WorldModel, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
     """Return the scalar parts of the loss by name, and their weighted sum as `total`."""
-    dynamics = model.dynamics
     slots = replace(batch.slots, memory=_scanned_memory(model, batch))
-    encoded = dynamics.encode(slots, batch.given_tokens, batch.given_status)
-    acted = dynamics.act(encoded, batch.actions)
-    outcome = dynamics.outcome(acted, batch.given_displacement)
-    rewards, continuations = model.agent_answers(outcome)
-    displacements = dynamics.displacement_logits(acted).flatten(0, 1)
+    answer = model.answer(
+        Query(slots, batch.given_actions, batch.given_displacement, batch.given_tokens, batch.given_status)
+    )
+    moves = answer.displacement_logits().flatten(0, 1).float()
     parts = {
-        "cells": _cells_loss(model, outcome, batch, config),
-        "displacement": F.cross_entropy(displacements.float(), batch.displacement.flatten()),
-        "status": _status_loss(model, outcome, batch),
-        "reward": model.reward.loss(rewards, batch.rewards.flatten()).mean(),
-        "continuation": model.continuation.loss(continuations, batch.terminated.flatten()).mean(),
-        "policy": _imitation_loss(model.policy(*model.behaviour_inputs(encoded)), batch),
+        "cells": _cells_loss(model, answer, batch, config),
+        "displacement": F.cross_entropy(moves, batch.displacement.flatten()),
+        "status": _status_loss(model, answer, batch),
+        "reward": model.reward.loss(answer.reward_logits(), batch.rewards).mean(),
+        "continuation": model.continuation.loss(answer.continuation_logits(), batch.terminated).mean(),
+        "action": _action_loss(model, answer, batch),
+        "policy": _imitation_loss(answer.log_policy(), batch),
     }
     total = torch.stack([getattr(config, name) * part for name, part in parts.items()]).sum()
     return {**parts, "total": total}
@@ -64,30 +64,35 @@ def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
     return model.memory.scan(started, evidence, is_first).transpose(1, 2).flatten(0, 1)
 
 
-def _cells_loss(model: WorldModel, outcome: Outcome, batch: Batch, config: LossConfig) -> Tensor:
+def _cells_loss(model: WorldModel, answer: Answer, batch: Batch, config: LossConfig) -> Tensor:
     target = batch.next_tokens.flatten()
     asked = ((batch.given_tokens.flatten() == model.mask) & (target > 0)).nonzero()[:, 0]
     # Padded to few distinct sizes: for each new one oneDNN would build, and keep, a kernel of its own.
     padding = -len(asked) % _ASKED_MULTIPLE
     padded = torch.cat([asked, asked.new_zeros(padding)])
-    losses = F.cross_entropy(model.dynamics.token_logits(outcome, padded), target[padded], reduction="none")
+    losses = F.cross_entropy(answer.token_logits(padded), target[padded], reduction="none")
     known = batch.slots.tokens[..., 0].flatten()[asked] > 0
     weighted = losses[: len(asked)] * torch.where(known, 1.0, config.unseen)
     return weighted.sum() / known.sum().clamp(min=1)
 
 
-def _status_loss(model: WorldModel, outcome: Outcome, batch: Batch) -> Tensor:
+def _status_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
     if not batch.next_status.numel():
-        return outcome.agents.new_zeros(()).float()
-    asked = batch.given_status.flatten() == model.mask
-    losses = F.cross_entropy(
-        model.dynamics.status_logits(outcome).flatten(0, 1), batch.next_status.flatten(), reduction="none"
-    )
-    return (losses * asked).sum() / asked.sum().clamp(min=1)
+        return batch.rewards.new_zeros(())
+    asked = batch.given_status == model.mask
+    losses = F.cross_entropy(answer.status_logits().flatten(0, 2), batch.next_status.flatten(), reduction="none")
+    return (losses * asked.flatten()).sum() / asked.sum().clamp(min=1)
+
+
+def _action_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
+    """Inverse dynamics: negative log-likelihood of the actions that were asked for."""
+    asked = batch.given_actions == model.dynamics.unknown_action
+    losses = F.cross_entropy(answer.action_logits().flatten(0, 1).float(), batch.actions.flatten(), reduction="none")
+    return (losses * asked.flatten()).sum() / asked.sum().clamp(min=1)
 
 
 def _imitation_loss(log_policy: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of the actions taken, where the next state was not given away."""
-    losses = F.nll_loss(log_policy, batch.actions.flatten(), reduction="none").view_as(batch.actions)
+    losses = F.nll_loss(log_policy.flatten(0, 1), batch.actions.flatten(), reduction="none").view_as(batch.actions)
     blind = batch.nothing_given[:, None].expand_as(losses)
     return (losses * blind).sum() / blind.sum().clamp(min=1)

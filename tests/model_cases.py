@@ -8,6 +8,7 @@ import torch
 
 from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Observed, Stepped, ViewLayout
 from world.errors import EnvironmentUnusable
+from world.event import MAX_EVENTS
 from world.live import LiveWorld, begin
 from world.model.dynamics import DynamicsConfig
 from world.model.slots import Slots
@@ -179,6 +180,7 @@ def random_slots(
         turns=np.broadcast_to(np.arange(agents), (batch, agents)),
         memory=rng.standard_normal((batch, agents, memory_size)),
         identity=np.broadcast_to(np.arange(agents), (batch, agents)),
+        events=np.zeros((batch, MAX_EVENTS, 3)),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array
 from world.errors import ConfigError
 from world.field import Uint16Array
+from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
@@ -30,15 +31,19 @@ class DreamConfig:
     """How outcomes are sampled."""
 
     passes: int = 1
-    """K: unmasking passes; each reveals a random share of the cells, and the next ones see it."""
+    """K: unmasking passes; each reveals a share of the cells, spread evenly, and the next ones see it."""
     temperature: float = 1.0
     """Of cells and displacements. 0: the most likely."""
+    least_chance: float = 0.0
+    """Of a token, below which it is never drawn: what a network believes of a thousand impossible tokens adds up."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= 16:
             raise ConfigError(f"dream.passes must lie in 1 … 16, got {self.passes}")
         if not 0.0 <= self.temperature <= 2.0:
             raise ConfigError(f"dream.temperature must lie in [0, 2], got {self.temperature}")
+        if not 0.0 <= self.least_chance <= 0.5:
+            raise ConfigError(f"dream.least_chance must lie in [0, 0.5], got {self.least_chance}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,10 @@ class Dreamer:
     def __init__(self, model: WorldModel, config: DreamConfig) -> None:
         self._model, self._config = model, config
 
+    def _draw(self, logits: Tensor, draws: Tensor) -> Tensor:
+        config = self._config
+        return _sample(logits, draws, temperature=config.temperature, least_chance=config.least_chance)
+
     @torch.inference_mode()
     def tick(
         self, slots: Slots, seeds: Sequence[int], ticks: Sequence[int], actions: Int32Array | None = None
@@ -83,68 +92,76 @@ class Dreamer:
         Order: actions, displacements given actions, cells given displacements.
         """
         model, passes = self._model, self._config.passes
-        dynamics = model.dynamics
+        has_pose = model.dynamics.has_pose
         batch, agents, height, width = slots.tokens.shape[:4]
         cells, num_status = height * width, slots.status.shape[2]
-        per_agent = 3 + num_status + 2 * cells
+        per_agent = 4 + num_status + cells
         draws = torch.from_numpy(draws_for(seeds, ticks, agents * per_agent)).view(batch, agents, per_agent)
         poses = slots.poses.numpy().astype(np.int32)
-        merged = owners(poses, height, width) if dynamics.has_pose else unmerged(batch, agents, height, width)
+        merged = owners(poses, height, width) if has_pose else unmerged(batch, agents, height, width)
         merge = torch.from_numpy(np.array(merged[1])).flatten(1)
 
-        given = torch.full((batch, agents, height, width), model.mask)
-        given_status = torch.full((batch, agents, num_status), model.mask)
-        encoded = dynamics.encode(slots, given, given_status)
+        answer = model.answer(Query(slots))
         wanted = None if actions is None else torch.from_numpy(actions.astype(np.int64))
         if wanted is None or (wanted < 0).any():
-            log_policy = model.policy(*model.behaviour_inputs(encoded)).unflatten(0, (batch, agents))
-            own = _sample(log_policy, draws[..., 0], 1.0)
+            own = _sample(answer.log_policy(), draws[..., 0])
             chosen = own if wanted is None else torch.where(wanted < 0, own, wanted)
         else:
             chosen = wanted
-        acted = dynamics.act(encoded, chosen)
-        moves = dynamics.displacement_logits(acted).float()
+        answer = answer.given(actions=chosen)
         # On a map nobody sees beyond the window they were in; on a screen there is no place to go to.
         classes = torch.arange(NUM_DISPLACEMENTS)
-        moves = moves.masked_fill(classes == ELSEWHERE if dynamics.has_pose else classes != STAY, float("-inf"))
-        displacement = _sample(moves, draws[..., 1], self._config.temperature)
-        outcome = dynamics.outcome(acted, displacement)
-        # A cell is revealed in the pass that its draw falls into; shared cells have one draw, their owner's.
-        turn = draws[..., 3 + num_status + cells :].flatten(1).gather(1, merge) * passes
-        chance = draws[..., 3 + num_status : 3 + num_status + cells].flatten(1)
+        impossible = classes == ELSEWHERE if has_pose else classes != STAY
+        moves = answer.displacement_logits().float().masked_fill(impossible, float("-inf"))
+        displacement = self._draw(moves, draws[..., 1])
+        answer = answer.given(displacement=displacement)
+        # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
+        turn = reveal_order(slots.poses, height, width, passes, draws[:, 0, 3])
+        chance = draws[..., 4 + num_status :].flatten(1)
+        given = torch.full((batch, agents * cells), model.mask)
         for number in range(passes):
             if number:
-                encoded = dynamics.encode(slots, given, given_status)
-                outcome = dynamics.outcome(dynamics.act(encoded, chosen), displacement)
-            logits = dynamics.token_logits(outcome).view(batch, agents * cells, -1)
-            sampled = _sample(logits, chance, self._config.temperature).gather(1, merge)
-            reveal = (turn < number + 1) & (given.flatten(1) == model.mask)
-            given = torch.where(reveal, sampled, given.flatten(1)).view_as(given)
-        rewards, continuations = model.agent_answers(outcome)
-        status = _sample(
-            dynamics.status_logits(outcome).view(batch, agents, num_status, model.mask),
-            draws[..., 3 : 3 + num_status],
-            self._config.temperature,
-        )
-        ends = torch.sigmoid(continuations.float()).view(batch, agents) < draws[..., 2]
+                answer = answer.given(tokens=given.view(batch, agents, height, width))
+            sampled = self._draw(answer.token_logits().flatten(1, 3), chance).gather(1, merge)
+            given = torch.where(turn.flatten(1) == number, sampled, given)
+        status = self._draw(answer.status_logits(), draws[..., 4 : 4 + num_status])
+        ends = torch.sigmoid(answer.continuation_logits().float()) < draws[..., 2]
         return Dreamt(
             actions=chosen.numpy().astype(np.int32),
             displacement=displacement.numpy().astype(np.uint8),
-            tokens=given.numpy().astype(np.uint16),
+            tokens=given.view(batch, agents, height, width).numpy().astype(np.uint16),
             status=status.numpy().astype(np.uint16),
-            rewards=model.reward.mean(rewards).view(batch, agents).numpy().astype(np.float32),
+            rewards=model.reward.mean(answer.reward_logits()).numpy().astype(np.float32),
             terminated=ends.numpy(),
         )
 
 
-def _sample(logits: Tensor, draws: Tensor, temperature: float) -> Tensor:
+def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tensor) -> Tensor:
+    """Return the pass (B, A, H, W) in which each cell is revealed: neighbours in different ones, by world coordinates.
+
+    Cells are coloured by row + 2·column modulo K (row + column for K = 2), so that of two cells next to each other in
+    a row or column never both are drawn blindly: what moves from one to the other is drawn once. Which colour comes
+    first is drawn (B,) anew at every tick.
+    """
+    grid = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
+    places = poses[:, :, None] + grid
+    colour = places[..., 0] + (2 if passes > 2 else 1) * places[..., 1]
+    revealed = (colour + (draw * passes).long()[:, None, None]) % passes
+    return revealed.view(*poses.shape[:2], height, width)
+
+
+def _sample(logits: Tensor, draws: Tensor, *, temperature: float = 1.0, least_chance: float = 0.0) -> Tensor:
     """Return indices (…) from logits (…, V) by inverting their distribution at draws (…)."""
     if not logits.numel():
         return torch.zeros(draws.shape, dtype=torch.int64)
     if temperature == 0.0:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
-    # Scaled by the last sum, which rounding leaves a little beside 1, so that no draw falls off the end.
+    chances = torch.softmax(logits.float() / temperature, dim=-1)
+    if least_chance:
+        likeliest = chances.amax(-1, keepdim=True)
+        chances = chances.masked_fill(chances < torch.clamp(likeliest, max=least_chance), 0.0)
+    cumulative = chances.cumsum(-1)
+    # Scaled by the last sum, which is a little beside 1 by rounding, so that no draw falls off the end.
     return torch.searchsorted(cumulative, (draws * cumulative[..., -1])[..., None], right=True)[..., 0].clamp(
         max=logits.shape[-1] - 1
     )

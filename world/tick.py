@@ -18,6 +18,7 @@ from torch import Tensor
 from world.dream import DreamConfig, Dreamer, Dreamt
 from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Stepped, Uint8Array
 from world.errors import ConfigError, LivingWorldsError
+from world.event import MAX_EVENTS
 from world.field import Changes, Field, Uint16Array, Windows
 from world.live import LiveWorld, episode_seed
 from world.model.filter import Filter
@@ -99,6 +100,7 @@ class Ticker:
 
     def slots(self, worlds: Sequence[LiveWorld], windows: Sequence[Windows]) -> Slots:
         """Return what the model is told of these worlds."""
+        nothing = np.zeros((len(worlds), MAX_EVENTS, 3), np.int32)
         identity = np.arange(len(worlds[0].snapshot.poses))
         return Slots.from_arrays(
             tokens=np.stack([w.tokens for w in windows]),
@@ -108,6 +110,7 @@ class Ticker:
             turns=np.stack([self._turns(w) for w in worlds]),
             memory=np.stack([w.snapshot.memory for w in worlds]),
             identity=np.broadcast_to(identity, (len(worlds), len(identity))),
+            events=nothing,
         )
 
     def windows(self, world: LiveWorld) -> Windows:
@@ -272,6 +275,7 @@ class Ticker:
             before,
             turns_at(effects.tick - 1, len(before), self._turn_order),
             started,
+            np.zeros((MAX_EVENTS, 3), np.int32),
             effects.actions,
             effects.rewards,
             effects.terminated,

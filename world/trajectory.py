@@ -1,6 +1,7 @@
 """Trajectories: consecutive ticks of one world as contiguous columns of tokens, the unit that replay stores.
 
-Axes: T ticks, A agents, H × W cells of a window, K tokens a cell remembers, S status cells, D memory.
+Axes: T ticks, A agents, H × W cells of a window, K tokens a cell remembers, S status cells, D memory,
+E event slots.
 """
 
 from dataclasses import dataclass, fields
@@ -37,6 +38,8 @@ class Transitions:
     """(T, A) each agent's place in the order in which actions that conflict are resolved."""
     memory: Float16Array
     """(T, A, D) before the tick."""
+    events: Int32Array
+    """(T, E, 3) world events that befell the tick: kind, y, x; kind 0 is an empty slot."""
     actions: Int32Array
     """(T, A)"""
     rewards: Float32Array

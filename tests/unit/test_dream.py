@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model_cases import CountingEnv, random_slots, stirred_model
-from world.dream import DreamConfig, Dreamer, Dreamt, _sample, draws_for
+from world.dream import DreamConfig, Dreamer, Dreamt, _sample, draws_for, reveal_order
 from world.errors import ConfigError
 from world.model.dynamics import Encoded, Outcome
 from world.model.slots import Slots
@@ -84,12 +84,6 @@ def test_on_a_screen_nobody_moves() -> None:
         assert (dreamer.tick(slots, [1, 2], [tick, tick]).displacement == STAY).all()
 
 
-def test_the_last_of_many_passes_reveals_the_largest_draw_too() -> None:
-    largest = torch.tensor(1 - 2**-24)
-    for passes in range(1, 17):
-        assert largest * passes < passes
-
-
 def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest.MonkeyPatch) -> None:
     env = CountingEnv()
     slots, model = random_slots(env.spec, VOCAB), stirred_model(env.spec, VOCAB)
@@ -100,8 +94,8 @@ def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest
         told.append(given)
         return encode(slots, given, given_status)
 
-    def number_of_the_pass(outcome: Outcome) -> torch.Tensor:
-        return torch.nn.functional.one_hot(torch.full(answer(outcome).shape[:2], len(told)), VOCAB) * 99.0
+    def number_of_the_pass(outcome: Outcome, asked: torch.Tensor | None) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.full(answer(outcome, asked).shape[:2], len(told)), VOCAB) * 99.0
 
     monkeypatch.setattr(model.dynamics, "encode", listen)
     monkeypatch.setattr(model.dynamics, "token_logits", number_of_the_pass)
@@ -111,6 +105,32 @@ def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest
     for number in (1, 2):
         revealed = dreamt.tokens <= number
         np.testing.assert_array_equal(told[number].numpy(), np.where(revealed, dreamt.tokens, model.mask))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 7])
+def test_neighbours_are_never_drawn_blindly_of_each_other(passes: int) -> None:
+    poses = torch.tensor([[[0, 0], [-3, 2]], [[7, 7], [8, 7]]])
+    seen = set()
+    for draw in (0.0, 0.3, 0.6, 0.9):
+        order = reveal_order(poses, 5, 5, passes, torch.tensor([draw, draw]))
+        assert set(order.unique().tolist()) == set(range(passes))
+        if passes > 1:
+            assert (order[..., 1:, :] != order[..., :-1, :]).all() and (order[..., 1:] != order[..., :-1]).all()
+        # Two windows that are 1 apart in rows show the same cells in the same pass.
+        assert torch.equal(order[1, 0, 1:], order[1, 1, :-1])
+        seen.add(int(order[0, 0, 2, 2]))
+    assert len(seen) == min(passes, 4), "which come first is drawn anew"
+
+
+def test_what_is_too_unlikely_is_never_drawn_and_the_likeliest_always_can_be() -> None:
+    draws = torch.linspace(0, 0.999, 500)
+    logits = torch.tensor([0.6, 0.04, 0.3, 0.06]).log().expand(500, -1)
+    assert set(_sample(logits, draws).tolist()) == {0, 1, 2, 3}
+    held = _sample(logits, draws, least_chance=0.05)
+    shares = torch.bincount(held, minlength=4) / 500
+    torch.testing.assert_close(shares, torch.tensor([0.6, 0.0, 0.3, 0.06]) / 0.96, rtol=0.05, atol=0.01)
+    even = torch.full((500, 40), 0.025).log()
+    assert len(set(_sample(even, draws, least_chance=0.5).tolist())) == 40, "nothing is left out where all are rare"
 
 
 def test_stories_end_as_often_as_the_model_believes() -> None:
@@ -148,11 +168,13 @@ def test_samples_are_as_frequent_as_the_model_believes() -> None:
     logits = torch.tensor([float("-inf"), 0.0, 1.0, -1.0, float("-inf"), 2.0, float("-inf")])
     draws = torch.from_numpy(draws_for([5], [1], 40_000))[0]
     for temperature in (1.0, 0.5):
-        counts = torch.bincount(_sample(logits.expand(40_000, -1), draws, temperature), minlength=7) / 40_000
+        counts = (
+            torch.bincount(_sample(logits.expand(40_000, -1), draws, temperature=temperature), minlength=7) / 40_000
+        )
         wanted = torch.softmax(logits / temperature, -1)
         torch.testing.assert_close(counts, wanted, rtol=0, atol=0.01)
         assert (counts[wanted == 0] == 0).all()
-    assert (_sample(logits.expand(9, -1), draws[:9], 0.0) == 5).all()
+    assert (_sample(logits.expand(9, -1), draws[:9], temperature=0.0) == 5).all()
 
 
 @few
@@ -163,7 +185,7 @@ def test_no_draw_picks_what_is_impossible(seed: int, num_possible: int) -> None:
     possible = rng.permutation(300)[:num_possible]
     logits[possible] = torch.from_numpy(rng.normal(0, 20, num_possible).astype(np.float32))
     draws = torch.tensor([0.0, 2**-24, 0.5, 1 - 2**-23, 1 - 2**-24])
-    assert set(_sample(logits.expand(5, -1), draws, 1.0).tolist()) <= set(possible.tolist())
+    assert set(_sample(logits.expand(5, -1), draws).tolist()) <= set(possible.tolist())
 
 
 def test_draws_are_uniform_and_of_their_seed_and_tick_alone() -> None:

@@ -55,8 +55,8 @@ def test_shapes_are_those_of_the_axis_legend(map_rows: int, agents: int) -> None
     assert outcome.cells.shape == (n, p, 16) and outcome.agents.shape == (n, 16) and outcome.status.shape == (n, s, 16)
     assert model.dynamics.token_logits(outcome).shape == (n, p, VOCAB)
     assert model.dynamics.status_logits(outcome).shape == (n, s, VOCAB)
-    rewards, continuations = model.agent_answers(outcome)
-    assert rewards.shape == (n, 15) and continuations.shape == (n,)
+    assert model.reward(outcome.agents).shape == (n, 15) and model.continuation(outcome.agents).shape == (n,)
+    assert model.dynamics.action_logits(outcome).shape == (n, 5)
     encoded = model.dynamics.encode(slots, *_masked(model, slots))
     cells, own = model.behaviour_inputs(encoded)
     assert cells.shape == (n, p, 16) and own.shape == (n, 16)
@@ -124,7 +124,7 @@ def test_an_action_reaches_the_cells_around_its_agent_and_those_of_who_stands_th
     assert changed[0, 2, 2] and changed[1, 2, 1], "one cell, seen in both windows"
     assert (moves[0, 0] != other_moves[0, 0]).any()
     assert (moves[0, 1] != other_moves[0, 1]).any(), "who stands beside may be in the way"
-    assert (model.agent_answers(acted)[0][0] != model.agent_answers(idle)[0][0]).any()
+    assert (model.reward(acted.agents)[0] != model.reward(idle.agents)[0]).any()
 
 
 def test_on_a_screen_an_action_reaches_all_cells_of_its_agent_and_none_of_others() -> None:
@@ -286,6 +286,7 @@ def test_every_parameter_of_the_dynamics_can_be_learned() -> None:
         model.dynamics.displacement_logits(acted),
         model.dynamics.token_logits(outcome)[..., 1:],
         model.dynamics.status_logits(outcome)[..., 1:],
+        model.dynamics.action_logits(outcome),
     ]
     torch.stack([(answer**2).sum() for answer in answers]).sum().backward()
     unfelt = [name for name, p in model.dynamics.named_parameters() if p.grad is None or not p.grad.any()]

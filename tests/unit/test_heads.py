@@ -79,10 +79,12 @@ def test_truncation_is_no_termination(truncates: bool) -> None:
     assert rows.terminated[:, 0].tolist() == [False] * 3 + [not truncates]
     model = stirred_model(env.spec, 65)
     columns = {name: column[None] for name, column in rows.columns().items()}
-    batch = make_batch(columns, mask=model.mask, config=MaskingConfig(), rng=np.random.default_rng(0))
+    batch = make_batch(columns, mask=model.mask, unknown_action=5, config=MaskingConfig(), rng=np.random.default_rng(0))
     assert batch.terminated.any().item() is not truncates
     never_ends = {**columns, "truncated": np.zeros_like(columns["truncated"])}
-    same = make_batch(never_ends, mask=model.mask, config=MaskingConfig(), rng=np.random.default_rng(0))
+    same = make_batch(
+        never_ends, mask=model.mask, unknown_action=5, config=MaskingConfig(), rng=np.random.default_rng(0)
+    )
     mine, its = (world_model_loss(model, each, LossConfig())["continuation"] for each in (batch, same))
     assert mine == its
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from learner.checkpoint import Manifest, load_checkpoint, save_checkpoint
 from learner.learner import Learner, LearnerConfig
 from learner.limiter import LimiterState
+from learner.schedule import Endless
 from tests.model_cases import homestead_rows, small_config
 from world.errors import CheckpointError, ConfigError
 from world.evaluation.one_step import HeldOut
@@ -21,7 +22,7 @@ Columns = Mapping[str, NDArray[np.generic]]
 def _learner(*, seed: int = 0, memory_size: int = 4, **config: float) -> Learner:
     spec, tokenizer, rows = homestead_rows()
     return Learner(
-        LearnerConfig(**{"bfloat16": False, "warmup_steps": 5, **config}),  # type: ignore[arg-type]
+        LearnerConfig(**{"bfloat16": False, "schedule": Endless(warmup_steps=5), **config}),  # type: ignore[arg-type]
         small_config(memory_size=memory_size),
         spec,
         tokenizer,
@@ -52,7 +53,7 @@ def test_the_loss_falls() -> None:
 def test_a_step_reports_what_it_did() -> None:
     metrics = _learner().train_step(_columns())
     assert metrics.step == 1 and not metrics.nonfinite and metrics.grad_norm > 0
-    parts = {"cells", "displacement", "status", "reward", "continuation", "policy", "total"}
+    parts = {"cells", "displacement", "status", "reward", "continuation", "action", "policy", "total"}
     assert set(metrics.losses) == parts and all(np.isfinite(list(metrics.losses.values())))
 
 
@@ -148,7 +149,7 @@ def test_the_gate_opens_at_its_score() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for bad in ({"batch_sequences": 0}, {"learning_rate": 0.0}, {"averaging": 1.0}, {"warmup_steps": 0}):
+    for bad in ({"batch_sequences": 0}, {"learning_rate": 0.0}, {"averaging": 1.0}):
         with pytest.raises(ConfigError):
             LearnerConfig(**bad)  # type: ignore[arg-type]
 

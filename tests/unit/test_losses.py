@@ -19,6 +19,7 @@ from world.model.world_model import WorldModel
 from world.trajectory import Transitions
 
 VOCAB = 65
+UNKNOWN_ACTION = 5
 Columns = dict[str, NDArray[np.generic]]
 
 
@@ -32,7 +33,8 @@ def _counting(*, map_rows: int = 3, sequences: int = 3, ticks: int = 4) -> tuple
 
 
 def _batch(columns: Columns, *, mask: int = VOCAB, seed: int = 0, **config: float) -> Batch:
-    return make_batch(columns, mask=mask, config=MaskingConfig(**config), rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return make_batch(columns, mask=mask, unknown_action=UNKNOWN_ACTION, config=MaskingConfig(**config), rng=rng)
 
 
 def _losses(model: WorldModel, batch: Batch, **config: float) -> dict[str, Tensor]:
@@ -49,6 +51,7 @@ def _silence(model: WorldModel) -> None:
                 parameter.zero_()
         for layer in (
             dynamics.displacement_head[-1],
+            dynamics.action_head[-1],
             model.reward.logits,
             model.continuation.logit,
             model.policy.logits,
@@ -83,7 +86,7 @@ def test_who_is_who_is_drawn_anew_for_each_sequence_and_holds_throughout() -> No
 def test_uniform_answers_cost_what_they_must(map_rows: int) -> None:
     model, columns = _counting(map_rows=map_rows)
     _silence(model)
-    batch = _batch(columns)
+    batch = _batch(columns, ask_actions=0.5)
     losses = _losses(model, batch)
     asked = (batch.given_tokens == VOCAB) & (batch.next_tokens > 0)
     known = asked & (batch.slots.tokens[..., 0] > 0)
@@ -95,6 +98,7 @@ def test_uniform_answers_cost_what_they_must(map_rows: int) -> None:
         "status": per_token if map_rows else 0.0,
         "reward": math.log(15),
         "continuation": math.log(2),
+        "action": math.log(5),
         "policy": math.log(5),
     }
     assert {name: float(losses[name]) for name in wanted} == pytest.approx(wanted, rel=1e-5)
@@ -157,7 +161,7 @@ def test_the_policy_learns_only_from_rows_in_which_nothing_is_given() -> None:
 def test_nothing_that_a_fully_masked_row_is_asked_for_is_told_to_it() -> None:
     """Change what followed, and the answers (not their scores) must stay the same."""
     model, columns = _counting(sequences=2, ticks=3)
-    batch = _batch(columns, fully_masked=1.0, hide_displacement=1.0)
+    batch = _batch(columns, fully_masked=1.0, hide_displacement=1.0, ask_actions=0.0)
 
     answers: list[Tensor] = []
     handles = [
@@ -181,7 +185,7 @@ def test_nothing_that_a_fully_masked_row_is_asked_for_is_told_to_it() -> None:
     columns["rewards"][:, -1] += 5  # type: ignore[operator]
     columns["terminated"][:, -1] = True
     columns["truncated"][:, -1] = True
-    _losses(model, _batch(columns, fully_masked=1.0, hide_displacement=1.0))
+    _losses(model, _batch(columns, fully_masked=1.0, hide_displacement=1.0, ask_actions=0.0))
     for handle in handles:
         handle.remove()
     assert len(mine) == len(answers) == 6 and last.any()
@@ -191,13 +195,13 @@ def test_nothing_that_a_fully_masked_row_is_asked_for_is_told_to_it() -> None:
 
 def test_who_acts_is_not_told_the_action_and_who_is_moved_not_where_to() -> None:
     model, columns = _counting(sequences=6, ticks=1)
-    batch = _batch(columns, fully_masked=1.0, hide_displacement=0.0)
+    batch = _batch(columns, fully_masked=1.0, hide_displacement=0.0, ask_actions=0.0)
     heard: dict[str, list[Tensor]] = {"policy": [], "displacement": [], "cells": []}
     model.policy.register_forward_hook(lambda *call: heard["policy"].append(call[2]))
     model.dynamics.displacement_head.register_forward_hook(lambda *call: heard["displacement"].append(call[2]))
     model.dynamics.cell_head.norm.register_forward_hook(lambda *call: heard["cells"].append(call[2]))
     _losses(model, batch)
-    _losses(model, replace(batch, actions=(batch.actions + 1) % 5))
+    _losses(model, replace(batch, given_actions=(batch.actions + 1) % 5))
     _losses(model, replace(batch, given_displacement=(batch.given_displacement + 1) % 9))
     torch.testing.assert_close(heard["policy"][0], heard["policy"][1], rtol=0, atol=0)
     assert (heard["displacement"][0] != heard["displacement"][1]).any(-1).all()
@@ -240,3 +244,31 @@ def test_columns_that_cannot_be_written_to_make_a_batch() -> None:
 def test_impossible_masking_is_refused() -> None:
     with pytest.raises(ConfigError, match="fully_masked"):
         MaskingConfig(fully_masked=1.5)
+
+
+def test_asked_actions_are_hidden_alone_where_what_followed_is_mostly_given() -> None:
+    _, columns = _counting(sequences=40, ticks=2)
+    batch = _batch(columns, ask_actions=0.5)
+    asked = batch.given_actions == UNKNOWN_ACTION
+    assert torch.equal(batch.given_actions[~asked], batch.actions[~asked])
+    rows = asked.any(-1)
+    assert 0.2 < rows.float().mean() < 0.6 and (rows & ~asked.all(-1)).any()
+    assert not (rows & batch.nothing_given).any(), "an action cannot be read from nothing"
+    seen = batch.next_tokens[rows] > 0
+    assert (batch.given_tokens[rows] == VOCAB)[seen].float().mean() < 0.3
+    assert not (_batch(columns, ask_actions=0.0).given_actions == UNKNOWN_ACTION).any()
+
+
+def test_the_action_loss_asks_only_for_what_was_hidden() -> None:
+    model, columns = _counting(sequences=6, ticks=1)
+    batch = _batch(columns, ask_actions=0.0)
+    assert float(_losses(model, batch)["action"]) == 0.0
+    hidden = batch.given_actions.clone()
+    hidden[2, 1] = UNKNOWN_ACTION
+    batch = replace(batch, given_actions=hidden)
+    losses = _losses(model, batch)["action"]
+    other = batch.actions.clone()
+    other[3, 0] = (other[3, 0] + 1) % 5
+    assert torch.equal(_losses(model, replace(batch, actions=other))["action"], losses)
+    other[2, 1] = (other[2, 1] + 1) % 5
+    assert not torch.equal(_losses(model, replace(batch, actions=other))["action"], losses)

@@ -80,7 +80,7 @@ def test_a_sequence_from_the_middle_of_an_episode_begins_with_the_memory_of_its_
     rows, _ = _rows(world, ticker, 9)
     rows = rows[2:]
     columns = {name: column.reshape(2, 3, *column.shape[1:]) for name, column in rows.columns().items()}
-    batch = make_batch(columns, mask=65, config=MaskingConfig(), rng=np.random.default_rng(0))
+    batch = make_batch(columns, mask=65, unknown_action=5, config=MaskingConfig(), rng=np.random.default_rng(0))
     scanned = _scanned_memory(ticker.model, batch)
     recorded = torch.from_numpy(rows.memory.astype(np.float32))
     torch.testing.assert_close(scanned[[0, 3]], recorded[[0, 3]], rtol=0, atol=0)
@@ -124,7 +124,7 @@ def _rows(world: LiveWorld, ticker: Ticker, ticks: int) -> tuple[Transitions, li
 
 def _batch(model: WorldModel, rows: Transitions) -> Batch:
     columns = {name: column[None] for name, column in rows.columns().items()}
-    batch = make_batch(columns, mask=model.mask, config=MaskingConfig(), rng=np.random.default_rng(0))
+    batch = make_batch(columns, mask=model.mask, unknown_action=5, config=MaskingConfig(), rng=np.random.default_rng(0))
     return batch
 
 

@@ -21,7 +21,9 @@ from world.errors import CheckpointError
 from world.evaluation.foretell import foretell
 from world.evaluation.one_step import HeldOut, _with_truth, _without_memory, evaluate
 from world.field import NEVER, UNSEEN, age_buckets
+from world.model.dynamics import Outcome
 from world.model.heads import RewardHead
+from world.model.query import Answer, Query
 from world.model.slots import Slots
 from world.model.tokenizer import DiscreteTokenizer
 from world.model.world_model import WorldModel
@@ -44,9 +46,14 @@ class Seer:
 
     def __init__(self, ticks: Transitions, rule: str) -> None:
         self.mask, self.dynamics, self.has_pose = VOCAB, self, True
-        self.device = torch.device("cpu")
+        self.device, self.unknown_action = torch.device("cpu"), 0
         self._ticks, self._rule, self._at = ticks, rule, -1
         self.reward = RewardHead(1, 15)
+
+    def answer(self, query: Query) -> Answer:
+        """Be asked."""
+        assert query.tokens is None and query.status is None
+        return Answer(self, query)  # type: ignore[arg-type]
 
     def encode(self, slots: Slots, given: Tensor, given_status: Tensor) -> Slots:
         """Be shown the next rows, in the order of their ticks. Nothing may be given."""
@@ -58,18 +65,22 @@ class Seer:
         """Nothing."""
         return encoded
 
-    def outcome(self, acted: Slots, displacement: Tensor) -> Slots:
-        """Nothing."""
-        return acted
+    def outcome(self, acted: Slots, displacement: Tensor) -> Outcome:
+        """Nothing of its own."""
+        return Outcome(acted, acted.tokens, torch.zeros(acted.num_windows, 1), acted.status)
+
+    def continuation(self, agents: Tensor) -> Tensor:
+        """No opinion."""
+        return agents[:, 0]
 
     def displacement_logits(self, acted: Slots) -> Tensor:
         """The truth, or stay."""
         moved = torch.from_numpy(self._now("displacement"))
         return _certain(moved if self._rule == "truth" else torch.full_like(moved, 4), 10)
 
-    def token_logits(self, outcome: Slots) -> Tensor:
+    def token_logits(self, outcome: Outcome, asked: Tensor | None = None) -> Tensor:
         """By the rule."""
-        newest, before = outcome.tokens[..., 0], outcome.tokens[..., 1]
+        newest, before = outcome.slots.tokens[..., 0], outcome.slots.tokens[..., 1]
         answers = {
             "truth": torch.from_numpy(self._now("next_tokens")),
             "copy": newest,
@@ -77,14 +88,9 @@ class Seer:
         }[self._rule]
         return _certain(answers.clamp(min=1), VOCAB).flatten(2, 3).flatten(0, 1)
 
-    def agent_answers(self, outcome: Slots) -> tuple[Tensor, Tensor]:
-        """No opinion."""
-        agents = outcome.poses.shape[0] * outcome.poses.shape[1]
-        return torch.zeros(agents, 15), torch.zeros(agents)
-
-    def status_logits(self, outcome: Slots) -> Tensor:
+    def status_logits(self, outcome: Outcome) -> Tensor:
         """The truth, or as it was."""
-        answers = torch.from_numpy(self._now("next_status")) if self._rule == "truth" else outcome.status
+        answers = torch.from_numpy(self._now("next_status")) if self._rule == "truth" else outcome.slots.status
         return _certain(answers, VOCAB).flatten(0, 1)
 
     def _now(self, name: str) -> Any:

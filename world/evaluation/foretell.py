@@ -14,6 +14,7 @@ from world.envs.grounded import BoolArray, Float32Array, Int32Array
 from world.evaluation.metrics import FloatArray
 from world.field import Uint16Array
 from world.model.heads import symexp
+from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
 from world.trajectory import Transitions
@@ -62,7 +63,7 @@ def foretell(model: WorldModel, ticks: Transitions, observed: BoolArray, asked: 
 def _foretell(
     model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array
 ) -> tuple[NDArray[np.generic], ...]:
-    dynamics, device = model.dynamics, model.device
+    device = model.device
     identity = np.broadcast_to(np.arange(ticks.num_agents), ticks.actions.shape)
     slots = Slots.from_arrays(
         tokens=ticks.tokens,
@@ -72,26 +73,20 @@ def _foretell(
         turns=ticks.turns,
         memory=ticks.memory,
         identity=identity,
+        events=ticks.events,
     ).to(device)
-    encoded = dynamics.encode(
-        slots,
-        torch.full(ticks.next_tokens.shape, model.mask, device=device),
-        torch.full(ticks.next_status.shape, model.mask, device=device),
-    )
-    acted = dynamics.act(encoded, torch.from_numpy(ticks.actions).long().to(device))
-    moves = dynamics.displacement_logits(acted).float()
+    acted = model.answer(Query(slots, actions=torch.from_numpy(ticks.actions).long().to(device)))
+    moves = acted.displacement_logits().float()
     chosen, moved = moves.argmax(-1), torch.from_numpy(ticks.displacement.astype(np.int64)).to(device)
-    likely = dynamics.outcome(acted, chosen)
-    logits = dynamics.token_logits(likely).view(*observed.shape, -1)
-    status = dynamics.status_logits(likely).view(*ticks.next_status.shape, model.mask)
-    rewards, goes_on = (answer.view(*moved.shape, *answer.shape[1:]) for answer in model.agent_answers(likely))
+    likely = acted.given(displacement=chosen)
+    logits, status = likely.token_logits(), likely.status_logits()
+    rewards = likely.reward_logits()
     best, best_status = logits.argmax(-1), status.argmax(-1) if status.shape[2] else status[..., 0]
     # Beliefs are asked given the true displacements: again only for worlds in which the likely ones were others.
     surprised = (chosen != moved).any(1).nonzero()[:, 0]
     if len(surprised):
-        true = dynamics.outcome(acted.of_worlds(surprised), moved[surprised])
-        logits[surprised] = dynamics.token_logits(true).view(len(surprised), *observed.shape[1:], -1)
-        status[surprised] = dynamics.status_logits(true).view(len(surprised), *status.shape[1:])
+        true = acted.of_worlds(surprised).given(displacement=moved[surprised])
+        logits[surprised], status[surprised] = true.token_logits(), true.status_logits()
     believed = torch.log_softmax(logits.float(), -1)
     cells = np.where(observed, _bits(believed, ticks.next_tokens), 0.0)
     bits = _total(_bits(torch.log_softmax(moves, -1), ticks.displacement)) + _total(cells)
@@ -106,7 +101,7 @@ def _foretell(
         np.where(asked > 0, np.exp2(-_bits(believed, asked)), 0.0).astype(np.float32),
         model.reward.mean(rewards).cpu().numpy().astype(np.float32),
         _belief_in_reward(rewards, model.reward.bins).cpu().numpy().astype(np.float32),
-        (1 - torch.sigmoid(goes_on.float())).cpu().numpy().astype(np.float32),
+        (1 - torch.sigmoid(likely.continuation_logits().float())).cpu().numpy().astype(np.float32),
     )
 
 

@@ -1,7 +1,7 @@
 """Dynamics p(z' | z, a): masked prediction over the slots of one update.
 
 Axes: B worlds, A agents, N = B·A windows, H × W cells (P = H·W), K tokens a cell remembers, S status cells,
-D width, V tokens, M rows asked for.
+D width, V tokens, U actions, E event slots, J things placed, M rows asked for.
 
 One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells; each agent's
 displacement is read there; given the displacements, the cells follow. Cells sampled without them would now and
@@ -21,6 +21,9 @@ from world.trajectory import NUM_DISPLACEMENTS
 
 NUM_IDENTITIES = 64
 NUM_MEMORY_SLOTS = 2
+NUM_HUBS = 8
+_FARTHEST = 32
+"""Cells from the centre of a window; what is farther away is told to be this far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,10 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
         if unknown := set(self.outcome_blocks) - {"local", "global"}:
             raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
+
+    def global_block(self) -> GlobalBlock:
+        """Return a new block of attention of this size."""
+        return GlobalBlock(self.width, self.hidden, num_heads=self.num_heads, num_key_heads=self.num_key_heads)
 
 
 class TokenTable(nn.Module):
@@ -121,6 +128,7 @@ class Dynamics(nn.Module):
         *,
         vocab_size: int,
         num_actions: int,
+        num_events: int,
         status_cells: int,
         memory_size: int,
         has_pose: bool,
@@ -132,7 +140,10 @@ class Dynamics(nn.Module):
         self.cell_embedding = CellEmbedding(self.table, width)
         self.identity = nn.Embedding(NUM_IDENTITIES, width)
         self.turn = nn.Linear(1, width)
-        self.action = nn.Embedding(num_actions, width)
+        self.unknown_action = num_actions
+        """Given in place of an action that is asked for."""
+        self.action = nn.Embedding(num_actions + 1, width)
+        self.event = nn.Embedding(num_events, width) if num_events else None
         self.displacement = nn.Embedding(UNKNOWN_DISPLACEMENT + 1, width)
         # Small: an identity is noise that tells agents apart, and must not drown what their cells say of them.
         nn.init.normal_(self.identity.weight, std=0.02)
@@ -150,17 +161,17 @@ class Dynamics(nn.Module):
         self.encoder = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.encoder_blocks))
         self.acting = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.action_blocks))
         self.outcomes = nn.ModuleList(
-            LocalBlock(width, config.hidden)
-            if kind == "local"
-            else GlobalBlock(width, config.hidden, num_heads=config.num_heads, num_key_heads=config.num_key_heads)
+            LocalBlock(width, config.hidden) if kind == "local" else config.global_block()
             for kind in config.outcome_blocks
         )
+        self.hubs = None if has_pose else Hubs(config)
         self.displacement_head = nn.Sequential(
             RMSNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, NUM_DISPLACEMENTS)
         )
         self.final = nn.Linear(2 * width, width)
         self.cell_head = TokenHead(self.table, width, num_candidates=DEPTH)
         self.status_head = TokenHead(self.table, width, num_candidates=1)
+        self.action_head = nn.Sequential(RMSNorm(width), nn.Linear(width, num_actions))
 
     def encode(self, slots: Slots, given_tokens: Tensor, given_status: Tensor) -> Encoded:
         """Encode the windows, with next tokens (B, A, H, W) and status (B, A, S) given or MASK."""
@@ -179,10 +190,12 @@ class Dynamics(nn.Module):
         return Encoded(slots, cells, agents + self._at_own_place(cells), status)
 
     def act(self, encoded: Encoded, actions: Tensor) -> Encoded:
-        """Let the joint action (B, A) enter at the agents' cells."""
+        """Let the joint action (B, A) enter at the agents' cells, and world events at their places."""
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
         cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses)
+        if self.event is not None:
+            cells = self._befall(cells, slots, self._events(slots))
         for block in self.acting:
             cells = block(cells)
         agents = self.reach(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
@@ -201,7 +214,7 @@ class Dynamics(nn.Module):
         )
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
         height, width = cells.shape[1:3]
-        own, place, others, others_place = self._context(slots, agents, acted.status, height, width)
+        own, place, others, others_place = self._context(slots, cells, agents, acted.status)
         for block in self.outcomes:
             if isinstance(block, GlobalBlock):
                 queries = block(torch.cat([cells.flatten(1, 2), own], dim=1), others, place, others_place)
@@ -224,15 +237,35 @@ class Dynamics(nn.Module):
         slots = outcome.status + outcome.agents[:, None]
         return self.status_head(slots, outcome.slots.status.flatten(0, 1)[..., None])  # type: ignore[no-any-return]
 
+    def action_logits(self, outcome: Outcome) -> Tensor:
+        """Return logits (N, U) of the actions that led to what was given."""
+        return self.action_head(outcome.agents)  # type: ignore[no-any-return]
+
+    def _events(self, slots: Slots) -> Tensor:
+        """Return the vectors (B, E, D) of world events; zero where a slot is empty."""
+        assert self.event is not None
+        kinds = slots.events[..., 0]
+        return self.event((kinds - 1).clamp(min=0)) * (kinds > 0)[..., None]  # type: ignore[no-any-return]
+
+    def _befall(self, cells: Tensor, slots: Slots, events: Tensor) -> Tensor:
+        """Add events (B, E, D) to the cells at their places; on screens, which have none, to all cells."""
+        if self.has_pose:
+            return self._add_at(cells, slots, events, slots.events[..., 1:])
+        everywhere = events.sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
+        return cells + everywhere[:, None, None].to(cells.dtype)
+
     def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor) -> Tensor:
-        """Add agents' vectors (N, D) to the cells at `poses` (B, A, 2), in every window that contains them."""
-        if not self.has_pose:
-            return cells + vectors[:, None, None].to(cells.dtype)
+        """Add agents' vectors (N, D) to the cells at `poses` (B, A, 2); on screens, to all of each one's own."""
+        if self.has_pose:
+            return self._add_at(cells, slots, vectors.view(*poses.shape[:2], -1), poses)
+        return cells + vectors[:, None, None].to(cells.dtype)
+
+    def _add_at(self, cells: Tensor, slots: Slots, vectors: Tensor, places: Tensor) -> Tensor:
+        """Add vectors (B, J, D) to the cells at `places` (B, J, 2), in every window that contains them."""
         num, height, width, _ = cells.shape
-        batch, agents = slots.poses.shape[:2]
-        index, inside = places_in_windows(slots.poses, poses, height, width)
-        index = index + torch.arange(num, device=cells.device).view(batch, agents, 1) * (height * width)
-        spread = vectors.view(batch, 1, agents, -1) * inside[..., None]
+        index, inside = places_in_windows(slots.poses, places, height, width)
+        index = index + torch.arange(num, device=cells.device).view(*index.shape[:2], 1) * (height * width)
+        spread = vectors[:, None] * inside[..., None]
         flat = cells.flatten(0, 2)
         added = flat.index_add(0, index.flatten(), spread.flatten(0, 2).to(flat.dtype))
         return added.view_as(cells)
@@ -247,11 +280,14 @@ class Dynamics(nn.Module):
         return cells[:, cells.shape[1] // 2, cells.shape[2] // 2]
 
     def _context(
-        self, slots: Slots, agents: Tensor, status: Tensor, height: int, width: int
+        self, slots: Slots, cells: Tensor, agents: Tensor, status: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return own slots (N, 1 + S, D), places of all queries, the other slots (N, A - 1 + M, D) and their places."""
+        """Return own slots (N, 1 + S, D), places of all queries, the other slots (N, J, D) and their places.
+
+        The others are the other agents, memory slots, event slots and, on screens, hubs.
+        """
         batch, num_agents = slots.poses.shape[:2]
-        num = batch * num_agents
+        num, height, width, _ = cells.shape
         device = agents.device
         rows, cols = torch.arange(height, device=device), torch.arange(width, device=device)
         grid = torch.cartesian_prod(rows, cols) - torch.tensor([height // 2, width // 2], device=device)
@@ -261,14 +297,40 @@ class Dynamics(nn.Module):
         # Everybody but oneself: agent a's others are a + 1, a + 2, … round the circle.
         around = torch.arange(num_agents, device=device)
         order = (around[:, None] + around[None, 1:]) % num_agents
-        others = agents.view(batch, num_agents, -1)[:, order].flatten(0, 1)
-        relative = (slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1).clamp(-32, 32)
+        relative = (slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1)
+        others = [agents.view(batch, num_agents, -1)[:, order].flatten(0, 1), memory]
+        places = [relative, relative.new_zeros(num, NUM_MEMORY_SLOTS, 2)]
+        if self.event is not None:
+            others.append(self._events(slots).repeat_interleave(num_agents, dim=0))
+            places.append((slots.events[:, None, :, 1:] - slots.poses[:, :, None]).flatten(0, 1))
+        if self.hubs is not None:
+            hubs = self.hubs(cells.reshape(batch, -1, cells.shape[-1]), grid.repeat(num_agents, 1))
+            others.append(hubs.repeat_interleave(num_agents, dim=0))
+            places.append(relative.new_zeros(num, NUM_HUBS, 2))
         return (
             own,
             place,
-            torch.cat([others, memory.to(others.dtype)], dim=1),
-            torch.cat([relative, relative.new_zeros(num, NUM_MEMORY_SLOTS, 2)], dim=1),
+            torch.cat([other.to(agents.dtype) for other in others], dim=1),
+            torch.cat(places, dim=1).clamp(-_FARTHEST, _FARTHEST),
         )
+
+
+class Hubs(nn.Module):
+    """A world's own slots, which read the screens of all its agents: what joins screens that share no map.
+
+    Cost is linear in agents, and their number is free (γ-World's hub tokens).
+    """
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.randn(NUM_HUBS, config.width) * config.width**-0.5)
+        self.read = config.global_block()
+
+    def forward(self, cells: Tensor, places: Tensor) -> Tensor:
+        """Return hubs (B, 8, D) from the cells of all screens (B, A·P, D) at places (A·P, 2) on them."""
+        batch = cells.shape[0]
+        hubs = self.start.to(cells.dtype).expand(batch, -1, -1)
+        return self.read(hubs, cells, places.new_zeros(batch, NUM_HUBS, 2), places.expand(batch, -1, -1))  # type: ignore[no-any-return]
 
 
 class TokenHead(nn.Module):

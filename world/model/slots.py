@@ -1,7 +1,7 @@
 """The slots of one update: what is given to the model about every agent's window, as tensors.
 
 Axes: B worlds (or rows of a batch), A agents, N = B·A windows, H × W cells, K tokens a cell remembers,
-S status cells, D components of recurrent memory.
+S status cells, D components of recurrent memory, E event slots.
 """
 
 from dataclasses import dataclass, replace
@@ -33,6 +33,8 @@ class Slots:
     """(B, A, D) float32"""
     identity: Tensor
     """(B, A) in [0, NUM_IDENTITIES): who is who. Drawn anew for every sequence, so that no agent is special."""
+    events: Tensor
+    """(B, E, 3) world events of this tick: kind, y, x; kind 0 is an empty slot."""
 
     @property
     def num_windows(self) -> int:
@@ -49,7 +51,7 @@ class Slots:
 
     @classmethod
     def from_arrays(
-        cls, *, tokens: Any, ages: Any, status: Any, poses: Any, turns: Any, memory: Any, identity: Any
+        cls, *, tokens: Any, ages: Any, status: Any, poses: Any, turns: Any, memory: Any, identity: Any, events: Any
     ) -> "Slots":
         """Convert numpy columns of shapes as above."""
         integers = {
@@ -59,6 +61,7 @@ class Slots:
             "poses": poses,
             "turns": turns,
             "identity": identity,
+            "events": events,
         }
         return cls(
             memory=torch.from_numpy(np.array(memory, np.float32)),

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from world.envs.grounded import EnvSpec
 from world.errors import ConfigError
-from world.model.dynamics import Dynamics, DynamicsConfig, Encoded, Outcome
+from world.model.dynamics import Dynamics, DynamicsConfig, Encoded
 from world.model.heads import ContinuationHead, RewardHead, symlog
 from world.model.memory.recurrent import RecurrentMemory
 from world.model.policy import Policy, Value
+from world.model.query import Answer, Query
 from world.model.slots import Slots
 
 
@@ -95,6 +96,7 @@ class WorldModel(nn.Module):
             config.dynamics,
             vocab_size=vocab_size,
             num_actions=spec.num_actions,
+            num_events=len(spec.events),
             status_cells=spec.layout.status_cells,
             memory_size=config.memory_size,
             has_pose=bool(spec.layout.map_rows),
@@ -115,6 +117,10 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.dynamics.table.weight.device
+
+    def answer(self, query: Query) -> Answer:
+        """Return what the model believes of whatever the query asks for: the only way to ask."""
+        return Answer(self, query)
 
     def behaviour_inputs(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
         """Return what policy and value read: cells (N, P, D) and agents (N, D).
@@ -138,10 +144,6 @@ class WorldModel(nn.Module):
         status = table[slots.status].sum(dim=2) / max(slots.status.shape[2], 1)
         done = self.dynamics.action(actions)
         return torch.cat([near, seen, status, done, symlog(rewards)[..., None]], dim=-1)
-
-    def agent_answers(self, outcome: Outcome) -> tuple[Tensor, Tensor]:
-        """Return logits of rewards (N, bins) and of continuation (N,)."""
-        return self.reward(outcome.agents), self.continuation(outcome.agents)
 
     def num_parameters(self) -> int:
         """Parameters of all parts."""
