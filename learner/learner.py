@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.batches import MaskingConfig, make_batch
+from learner.error_bank import ErrorBank
 from learner.losses import LossConfig, world_model_loss
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
@@ -41,6 +42,8 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     averaging: float = 0.99
     """Decay of the average of weights that is published and judged; 0: the newest weights themselves."""
+    own_errors: float = 0.0
+    """Largest share of known cells that hold one of the model's own errors (`learner.error_bank`)."""
     bfloat16: bool = True
     """Compute in bfloat16, keep parameters in float32."""
     gate_f1: float = 0.6
@@ -54,6 +57,8 @@ class LearnerConfig:
                 raise ConfigError(f"learner.{name} must be >= 1, got {getattr(self, name)}")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ConfigError("learner.learning_rate and learner.max_grad_norm must be positive")
+        if not 0.0 <= self.own_errors <= 0.5:
+            raise ConfigError(f"learner.own_errors must lie in [0, 0.5], got {self.own_errors}")
         if not 0.0 <= self.averaging < 1.0 or not 0.0 <= self.gate_f1 <= 1.0:
             raise ConfigError("learner.averaging must lie in [0, 1), learner.gate_f1 in [0, 1]")
 
@@ -104,6 +109,7 @@ class Learner:
             self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True
         )
         self._rng = np.random.default_rng(seed)
+        self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
 
     def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
         """Improve the weights by one batch of columns (B, L, A, …) of `Transitions`.
@@ -111,6 +117,8 @@ class Learner:
         `done` is the share of the training's budget that is behind it, where there is a budget.
         """
         began = time.perf_counter()
+        if self._errors is not None:
+            columns = self._errors.corrupt(columns, self.config.own_errors, self._rng)
         batch = make_batch(
             columns,
             mask=self.model.mask,
@@ -121,7 +129,7 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            parts = world_model_loss(self.model, batch, self.config.loss)
+            parts = world_model_loss(self.model, batch, self.config.loss, self._errors)
         self._optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
@@ -150,11 +158,12 @@ class Learner:
 
     def state_parts(self) -> dict[str, object]:
         """Return what a checkpoint saves, by part."""
-        return {
+        parts: dict[str, object] = {
             "model": self.model.state_dict(),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
         }
+        return parts if self._errors is None else {**parts, "errors": self._errors.state()}
 
     def random_state(self) -> dict[str, object]:
         """Return the state of the generator that draws masks."""
@@ -167,6 +176,8 @@ class Learner:
             average = _tensors(parts["average"])
             self._average = {name: average[name].to(self._device, copy=True) for name in self.model.state_dict()}
             self._optimizer.load_state_dict(parts["optimizer"])  # type: ignore[arg-type]
+            if self._errors is not None and "errors" in parts:
+                self._errors.load(_tensors(parts["errors"]))
             self._rng.bit_generator.state = dict(random_state)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(

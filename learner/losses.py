@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.batches import Batch
+from learner.error_bank import ErrorBank
 from world.model.query import Answer, Query
 from world.model.world_model import WorldModel
 
 _ASKED_MULTIPLE = 1024
+_DRAWN = 512
+"""Cells at which errors are looked for in one step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,15 +34,20 @@ class LossConfig:
     policy: float = 0.1
 
 
-def world_model_loss(model: WorldModel, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
-    """Return the scalar parts of the loss by name, and their weighted sum as `total`."""
+def world_model_loss(
+    model: WorldModel, batch: Batch, config: LossConfig, errors: ErrorBank | None = None
+) -> dict[str, Tensor]:
+    """Return the scalar parts of the loss by name, and their weighted sum as `total`.
+
+    With a bank of `errors`, some of the wrong tokens that the model would draw are noted there.
+    """
     slots = replace(batch.slots, memory=_scanned_memory(model, batch))
     answer = model.answer(
         Query(slots, batch.given_actions, batch.given_displacement, batch.given_tokens, batch.given_status)
     )
     moves = answer.displacement_logits().flatten(0, 1).float()
     parts = {
-        "cells": _cells_loss(model, answer, batch, config),
+        "cells": _cells_loss(model, answer, batch, config, errors),
         "displacement": F.cross_entropy(moves, batch.displacement.flatten()),
         "status": _status_loss(model, answer, batch),
         "reward": model.reward.loss(answer.reward_logits(), batch.rewards).mean(),
@@ -64,16 +72,32 @@ def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
     return model.memory.scan(started, evidence, is_first).transpose(1, 2).flatten(0, 1)
 
 
-def _cells_loss(model: WorldModel, answer: Answer, batch: Batch, config: LossConfig) -> Tensor:
+def _cells_loss(
+    model: WorldModel, answer: Answer, batch: Batch, config: LossConfig, errors: ErrorBank | None
+) -> Tensor:
     target = batch.next_tokens.flatten()
     asked = ((batch.given_tokens.flatten() == model.mask) & (target > 0)).nonzero()[:, 0]
     # Padded to few distinct sizes: for each new one oneDNN would build, and keep, a kernel of its own.
     padding = -len(asked) % _ASKED_MULTIPLE
     padded = torch.cat([asked, asked.new_zeros(padding)])
-    losses = F.cross_entropy(answer.token_logits(padded), target[padded], reduction="none")
+    logits = answer.token_logits(padded)
+    losses = F.cross_entropy(logits, target[padded], reduction="none")
     known = batch.slots.tokens[..., 0].flatten()[asked] > 0
+    if errors is not None:
+        _note_errors(logits.detach(), target[padded], known, errors)
     weighted = losses[: len(asked)] * torch.where(known, 1.0, config.unseen)
     return weighted.sum() / known.sum().clamp(min=1)
+
+
+def _note_errors(logits: Tensor, target: Tensor, known: Tensor, errors: ErrorBank) -> None:
+    """Draw at some cells (M,) that were known, from logits (M, V), and note what is not the target (M,)."""
+    candidates = known.nonzero()[:, 0]
+    if not len(candidates):
+        return
+    generator = torch.Generator().manual_seed(errors.num_noted)
+    chosen = candidates[torch.randint(len(candidates), (_DRAWN,), generator=generator).to(candidates.device)]
+    drawn = torch.multinomial(torch.softmax(logits[chosen].float(), -1).cpu(), 1, generator=generator)[:, 0]
+    errors.note(drawn.numpy(), target[chosen].cpu().numpy())
 
 
 def _status_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:

@@ -66,13 +66,14 @@ def test_equal_seeds_and_data_give_equal_weights() -> None:
     assert (mine.weights(epoch=0, version=1).buffer != other.weights(epoch=0, version=1).buffer).any()
 
 
-def test_a_checkpoint_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    learner = _learner()
+@pytest.mark.parametrize("own_errors", [0.0, 0.3])
+def test_a_checkpoint_goes_on_bit_by_bit(tmp_path: Path, own_errors: float) -> None:
+    learner = _learner(own_errors=own_errors)
     for step in range(4):
         learner.train_step(_columns(step))
     path = save_checkpoint(tmp_path, learner.state_parts(), _manifest(learner))
     loaded = load_checkpoint(path)
-    again = _learner(seed=77)
+    again = _learner(seed=77, own_errors=own_errors)
     again.load_parts(loaded.parts, step=loaded.manifest.step, random_state=loaded.manifest.random["masks"])  # type: ignore[arg-type]
     assert again.step == 4
     _assert_bit_equal(learner, again)
