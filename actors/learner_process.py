@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from actors.settings import EnvSettings
-from learner.checkpoint import Manifest, load_newest, save_checkpoint
+from learner.checkpoint import Manifest, has_checkpoint, load_newest, save_checkpoint
 from learner.learner import Learner, LearnerConfig
 from learner.loop import CollectionState, LearnerLoop, LoopConfig
 from learner.prefetch import PrefetchConfig, Prefetcher, SampleLimiter, SequenceSource
@@ -114,11 +114,6 @@ def _restore(learner: Learner, directory: Path) -> tuple[int, int]:
     manifest = checkpoint.manifest
     learner.load_parts(checkpoint.parts, step=manifest.step, random_state=manifest.random)
     return manifest.weights_epoch, manifest.weights_version
-
-
-def has_checkpoint(directory: Path) -> bool:
-    """Return whether there is anything to go on from, sound or not."""
-    return any(path.is_dir() and not path.suffix for path in directory.glob("step-*"))
 
 
 def _prefetch_config(settings: LearnerSettings, spec: EnvSpec) -> PrefetchConfig:

@@ -7,7 +7,9 @@ from cluster.supervisor_config import SupervisorConfig
 from learner.learner import LearnerConfig
 from learner.limiter import LimiterConfig
 from learner.loop import LoopConfig
+from learner.recording import RecordingConfig
 from learner.replay import ReplayConfig
+from learner.training import TrainingConfig
 from world.errors import ConfigError
 from world.model.world_model import WorldModelConfig
 from world.store.records import Durability
@@ -54,6 +56,10 @@ class RunConfig:
     limiter: LimiterConfig = field(default_factory=LimiterConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    recording: RecordingConfig = field(default_factory=RecordingConfig)
+    """Of `worlds train`, which hosts nothing."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Of `worlds train`."""
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
 
     def __post_init__(self) -> None:

@@ -9,8 +9,10 @@ from cluster.supervisor_config import SupervisorConfig
 from learner.learner import LearnerConfig
 from learner.limiter import LimiterConfig
 from learner.loop import LoopConfig
+from learner.recording import RecordingConfig
 from learner.replay import ReplayConfig
 from learner.segments import SegmentConfig
+from learner.training import TrainingConfig
 from world.errors import ConfigError
 from world.model.dynamics import DynamicsConfig
 from world.model.world_model import WorldModelConfig, small
@@ -44,6 +46,7 @@ def homestead_small() -> RunConfig:
         learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=6e-4),
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=16384, max_ahead_items=65536, max_insert_items=1024),
         replay=ReplayConfig(budget_bytes=4 << 30),
+        recording=RecordingConfig(num_worlds=128, budget_bytes=3 << 30),
     )
 
 
@@ -55,6 +58,7 @@ def crafter() -> RunConfig:
         limiter=_limiter(2.0),
         learner=LearnerConfig(batch_sequences=32),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
+        recording=RecordingConfig(num_worlds=20, world_ticks=10_000),
     )
 
 
@@ -78,6 +82,8 @@ def smoke() -> RunConfig:
             samples_per_insert=1.0, min_items=256, max_ahead_items=1024, max_insert_items=64, max_sample_items=64
         ),
         replay=ReplayConfig(budget_bytes=1 << 26, chunk_ticks=16),
+        recording=RecordingConfig(num_worlds=4, world_ticks=120, chunk_ticks=40, worlds_at_once=2),
+        training=TrainingConfig(evaluate_every_s=3.0, checkpoint_every_s=4.0, torch_threads=1),
         warmup=WarmupConfig(explored_seeds=2, explored_ticks=40, surveyed_seeds=8, held_out_seeds=2, held_out_ticks=32),
     )
 

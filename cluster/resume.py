@@ -4,8 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.learner_process import has_checkpoint
-from learner.checkpoint import Manifest, load_newest
+from learner.checkpoint import Manifest, has_checkpoint, load_newest
 from learner.replay import ReplayConfig
 from learner.segments import SegmentLog
 from world.errors import ReplayError

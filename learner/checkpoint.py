@@ -49,6 +49,8 @@ class Manifest:
     model_config: dict[str, object]
     """By which the model is built again."""
     tokenizer_digest: str
+    made: dict[str, object] = field(default_factory=dict)
+    """How these weights came to be, for people: command, seeds, data, time, scores. Plain values."""
     schema_version: int = SCHEMA_VERSION
     files: dict[str, FileEntry] = field(default_factory=dict)
     """Filled in when saved."""
@@ -100,6 +102,16 @@ def save_checkpoint(directory: Path, parts: Mapping[str, object], manifest: Mani
         shutil.rmtree(replaced)
     _retire(directory, manifest.step, keep)
     return final
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Return whether there is anything to go on from, sound or not."""
+    return any(path.is_dir() and not path.suffix for path in directory.glob("step-*"))
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """Return where the newest checkpoint is, sound or not; None if there is none."""
+    return max(_found(directory), key=lambda path: int(path.name[5:]), default=None)
 
 
 def load_newest(directory: Path, *, allow_older: bool = False) -> Checkpoint:

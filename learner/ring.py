@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.errors import ConfigError, ReplayError
+from world.event import MAX_EVENTS
 from world.field import IntpArray
 from world.trajectory import Transitions
 
@@ -33,6 +34,7 @@ def row_layout(transitions: Transitions) -> Layout:
         "poses": ((agents, 2), np.int32),
         "turns": ((agents,), np.uint8),
         "memory": ((agents, memory), np.float16),
+        "events": ((MAX_EVENTS, 3), np.int32),
         "actions": ((agents,), np.int32),
         "rewards": ((agents,), np.float32),
         "terminated": ((agents,), np.bool_),

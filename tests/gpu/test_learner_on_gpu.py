@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from learner.learner import Learner, LearnerConfig
+from learner.schedule import Endless
 from tests.model_cases import homestead_rows, small_config
 from world.evaluation.one_step import HeldOut
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def _learner(device: str) -> Learner:
     spec, tokenizer, rows = homestead_rows()
-    config = LearnerConfig(bfloat16=False, warmup_steps=5)
+    config = LearnerConfig(bfloat16=False, schedule=Endless(warmup_steps=5))
     return Learner(config, small_config(), spec, tokenizer, HeldOut(rows[100:], None), seed=0, device=device)
 
 

@@ -1,0 +1,175 @@
+"""Recording: grounded worlds live under their data policies, and every tick goes into one replay shard on disk.
+
+The shard is what a learner trains from without Ray or Redis. A recording that was interrupted goes on with the worlds
+that are not finished.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from learner.durable import write_file
+from learner.replay import ReplayConfig, ReplayShard
+from world.errors import ConfigError, ReplayError
+from world.live import begin
+from world.model.tokenizer import Tokenizer
+from world.model.world_model import WorldModelConfig
+from world.snapshot import WorldId
+from world.tick import TickConfig, Ticker
+from world.trajectory import ChunkBuilder
+
+SEGMENTS = "segments"
+_LEDGER_FILE = "recording.json"
+_SEED_STRIDE = 1_000_003
+_EPOCH = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordingConfig:
+    """How much is recorded."""
+
+    num_worlds: int = 64
+    """Worlds, each of a seed of its own."""
+    world_ticks: int = 2_000
+    """Ticks that each world lives, resets included."""
+    chunk_ticks: int = 100
+    """Ticks of a chunk: sequences lie within one."""
+    worlds_at_once: int = 8
+    """Worlds that live at one time: what an interrupted recording repeats at most."""
+    budget_bytes: int = 3 << 29
+    """Memory of the ring that holds all of it while it is trained from."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "budget_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"recording.{name} must be >= 1, got {getattr(self, name)}")
+        if self.world_ticks <= self.chunk_ticks:
+            raise ConfigError(
+                f"recording.world_ticks must be > chunk_ticks = {self.chunk_ticks}, got {self.world_ticks}"
+            )
+
+    def replay(self) -> ReplayConfig:
+        """Return the configuration of its shard: every row is as likely to be drawn as any other."""
+        return ReplayConfig(budget_bytes=self.budget_bytes, chunk_ticks=self.chunk_ticks, recent=0.0, prioritised=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedWorlds:
+    """Whose lives are recorded."""
+
+    env: str
+    """As given to `make_env`."""
+    num_agents: int | None
+    """None: as many as the environment has."""
+    seed: int
+    """From which the seeds of all worlds follow."""
+    tokenizer: str
+    """Digest of the tokenizer through which they were seen."""
+    memory_size: int
+    """Components of recurrent memory; they are zero, since nobody's weights were there."""
+    tick: TickConfig
+    """How they were advanced."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ledger:
+    """What is known of a recording, kept beside its segments."""
+
+    worlds: RecordedWorlds
+    config: RecordingConfig
+    num_finished: int = 0
+
+
+def record(
+    directory: Path,
+    worlds: RecordedWorlds,
+    config: RecordingConfig,
+    shard: ReplayShard,
+    *,
+    tokenizer: Tokenizer,
+    progress: Callable[[str, float], None],
+) -> None:
+    """Record into `shard`, which lies in the directory's `SEGMENTS`, whatever is not there yet.
+
+    Raises `ConfigError` where something else was recorded in the directory, or the shard cannot hold all of it.
+    """
+    ledger = _ledger(directory, worlds, config)
+    while ledger.num_finished < config.num_worlds:
+        end = min(ledger.num_finished + config.worlds_at_once, config.num_worlds)
+        _record_worlds(range(ledger.num_finished, end), ledger, shard, tokenizer, progress)
+        shard.state()  # Durable, before the ledger says so.
+        ledger = replace(ledger, num_finished=end)
+        write_file(directory / _LEDGER_FILE, msgspec.json.encode(ledger))
+    _check_held(shard, config)
+
+
+def _record_worlds(
+    indices: range,
+    ledger: _Ledger,
+    shard: ReplayShard,
+    tokenizer: Tokenizer,
+    progress: Callable[[str, float], None],
+) -> None:
+    of, config = ledger.worlds, ledger.config
+    worlds = [
+        begin(
+            WorldId(f"recorded-{of.seed}-{index}"),
+            env_name=of.env,
+            seed=of.seed * _SEED_STRIDE + index,
+            memory_size=of.memory_size,
+            num_agents=of.num_agents,
+        )
+        for index in indices
+    ]
+    assert worlds[0].env is not None
+    ticker = Ticker(worlds[0].env.spec, tokenizer, of.tick, WorldModelConfig(memory_size=of.memory_size))
+    builders = [ChunkBuilder(world.world, _EPOCH, config.chunk_ticks) for world in worlds]
+    for number in range(config.world_ticks):
+        share = len(worlds) * number / config.world_ticks
+        progress("recording worlds", (indices.start + share) / config.num_worlds)
+        for builder, ticked in zip(builders, ticker.tick(worlds), strict=True):
+            chunk = builder.add(ticked.effects.tick - 1, ticked.row) if ticked.row is not None else None
+            if chunk is not None:
+                shard.insert(chunk)
+    for builder in builders:
+        if (rest := builder.flush()) is not None:
+            shard.insert(rest)
+    _check_room(shard, config)
+
+
+def _ledger(directory: Path, worlds: RecordedWorlds, config: RecordingConfig) -> _Ledger:
+    path = directory / _LEDGER_FILE
+    try:
+        ledger = msgspec.json.decode(path.read_bytes(), type=_Ledger)
+    except FileNotFoundError:
+        return _Ledger(worlds, config)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ReplayError(f"{path}: cannot be read ({error}); delete the directory, and record anew") from error
+    free = {"worlds_at_once": config.worlds_at_once, "budget_bytes": config.budget_bytes}
+    if ledger.worlds != worlds or replace(ledger.config, **free) != config:
+        raise ConfigError(
+            f"{directory}: holds {ledger.worlds} {ledger.config}, asked for {worlds} {config}; choose another --data"
+        )
+    return ledger
+
+
+def _check_room(shard: ReplayShard, config: RecordingConfig) -> None:
+    """Raises `ConfigError` early where memory will not hold all that is to be recorded."""
+    stats = shard.stats()
+    needed = stats.num_bytes // stats.worlds * config.num_worlds
+    if needed > stats.budget_bytes:
+        raise ConfigError(
+            f"recording.budget_bytes must be >= {needed:,} for {config.num_worlds} worlds of {config.world_ticks}"
+            f" ticks, got {stats.budget_bytes:,}"
+        )
+
+
+def _check_held(shard: ReplayShard, config: RecordingConfig) -> None:
+    stats = shard.stats()
+    if stats.worlds < config.num_worlds or stats.scanned.damaged_segments:
+        raise ReplayError(
+            f"{stats.worlds} of {config.num_worlds} recorded worlds could be read, {stats.scanned.lost_bytes:,} bytes"
+            " were lost; delete the directory, and record anew"
+        )

@@ -1,0 +1,160 @@
+"""One training from nothing to a checkpoint: prepare, record, train, judge. Plain Python, for any machine with torch.
+
+from learner.train import TrainingPlan, train
+train(TrainingPlan(env="homestead", out=Path("out"), budget=Budget(seconds=600)), command="…")
+"""
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import torch
+
+from learner.learner import Learner, LearnerConfig
+from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
+from learner.replay import ReplayShard
+from learner.schedule import ToZero
+from learner.training import Budget, Training, TrainingConfig, TrainingStatus
+from world.dream import DreamConfig
+from world.errors import ConfigError
+from world.model.tokenizer import Tokenizer
+from world.model.tokenizer_files import load_tokenizer
+from world.model.world_model import WorldModelConfig
+from world.tick import TickConfig
+from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
+
+CHECKPOINTS, WARMUP, DATA = "checkpoints", "warmup", "data"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """Everything that a training is made of."""
+
+    env: str
+    """As given to `make_env`."""
+    budget: Budget
+    out: Path
+    """Folder of checkpoints, tokenizer and log; one that exists is gone on with."""
+    data: Path | None = None
+    """Folder of what is recorded, which several trainings may share in turn; None: in `out`."""
+    num_agents: int | None = None
+    """None: as many as the environment has."""
+    seed: int = 0
+    """Of worlds, weights and draws."""
+    device: str = "cpu"
+    """As torch names it."""
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(schedule=ToZero()))
+    tick: TickConfig = field(default_factory=TickConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    recording: RecordingConfig = field(default_factory=RecordingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.learner.sequence_ticks > self.recording.chunk_ticks:
+            raise ConfigError(
+                f"learner.sequence_ticks must be <= recording.chunk_ticks = {self.recording.chunk_ticks}, for a"
+                f" sequence lies in one chunk; got {self.learner.sequence_ticks}"
+            )
+
+
+def train(
+    plan: TrainingPlan,
+    *,
+    command: str,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[str, float], None] = lambda what, done: None,
+    tell: Callable[[TrainingStatus], None] = lambda status: None,
+) -> TrainingStatus:
+    """Record what is not recorded yet, train until the budget is used up or `stop` says so, judge and save.
+
+    `progress` is told how far preparations are, `tell` how far the training is; `command` is kept with the weights.
+    Raises `ConfigError`, `EnvironmentUnusable`, `CheckpointError`, `ReplayError`, and `DiskFull`.
+    """
+    data = plan.data or plan.out / DATA
+    warmup = _prepared(plan, data, progress)
+    tokenizer = load_tokenizer(warmup / TOKENIZER_FILE)
+    spec = spec_of(plan.env, plan.num_agents)
+    progress("reading recorded worlds", 0.0)
+    with closing(ReplayShard(plan.recording.replay(), data / SEGMENTS, seed=plan.seed)) as shard:
+        worlds = _recorded_worlds(plan, tokenizer)
+        record(data, worlds, plan.recording, shard, tokenizer=tokenizer, progress=progress)
+        learner = Learner(
+            plan.learner,
+            plan.model,
+            spec,
+            tokenizer,
+            load_held_out(warmup / HELD_OUT_FILE),
+            seed=plan.seed,
+            device=plan.device,
+        )
+        training = Training(
+            plan.training,
+            plan.budget,
+            learner=learner,
+            shard=shard,
+            num_agents=len(spec.agents),
+            directory=plan.out / CHECKPOINTS,
+            tokenizer=tokenizer.digest,
+            made=_made(plan, worlds, shard.stats().items, command),
+        )
+        with closing(training):
+            return training.go_on(stop, tell)
+
+
+def _prepared(plan: TrainingPlan, data: Path, progress: Callable[[str, float], None]) -> Path:
+    """Make tokenizer and held-out worlds with the data, and bring them to the checkpoints; return where they are."""
+    source, warmup = data / WARMUP, plan.out / WARMUP
+    prepare(
+        plan.env,
+        plan.warmup,
+        source,
+        num_agents=plan.num_agents,
+        memory_size=plan.model.memory_size,
+        tick=plan.tick,
+        progress=progress,
+    )
+    warmup.mkdir(parents=True, exist_ok=True)
+    for name in (TOKENIZER_FILE, HELD_OUT_FILE):
+        if not (warmup / name).exists():
+            shutil.copyfile(source / name, warmup / name)
+    return warmup
+
+
+def _recorded_worlds(plan: TrainingPlan, tokenizer: Tokenizer) -> RecordedWorlds:
+    return RecordedWorlds(
+        env=plan.env,
+        num_agents=plan.num_agents,
+        seed=plan.seed,
+        tokenizer=tokenizer.digest,
+        memory_size=plan.model.memory_size,
+        # How they would be dreamed is of no matter here.
+        tick=replace(plan.tick, dream=DreamConfig()),
+    )
+
+
+def _made(plan: TrainingPlan, worlds: RecordedWorlds, items: int, command: str) -> dict[str, object]:
+    """Return what is to be known of how the weights came to be, as plain values."""
+    return {
+        "command": command,
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": f"{platform.machine()}, {_processor(plan.device)}, {plan.training.torch_threads} threads",
+        "torch": torch.__version__,
+        "seed": plan.seed,
+        "data": {**asdict(worlds), **asdict(plan.recording), "agent_ticks": items},
+        "learner": msgspec.to_builtins(plan.learner),
+    }
+
+
+def _processor(device: str) -> str:
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

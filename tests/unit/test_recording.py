@@ -1,0 +1,93 @@
+"""Recording: every tick of every world once, also after an interruption, and nothing of another recording."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
+from learner.replay import ReplayShard
+from tests.model_cases import homestead_rows
+from world.errors import ConfigError
+from world.tick import TickConfig
+
+CONFIG = RecordingConfig(num_worlds=3, world_ticks=50, chunk_ticks=20, worlds_at_once=2, budget_bytes=1 << 24)
+_ITEMS = 3 * 49 * 2
+"""Worlds, rows of each (the first tick is a reset), agents."""
+
+
+class Interrupted(Exception):
+    """What stands for a killed process."""
+
+
+def _record(directory: Path, config: RecordingConfig = CONFIG, *, stop_at: float = 2.0, **of: object) -> ReplayShard:
+    spec, tokenizer, _ = homestead_rows()
+    worlds = RecordedWorlds(
+        env=spec.name, num_agents=None, seed=3, tokenizer=tokenizer.digest, memory_size=4, tick=TickConfig()
+    )
+
+    def progress(what: str, done: float) -> None:
+        if done >= stop_at:
+            raise Interrupted
+
+    with closing(ReplayShard(config.replay(), directory / SEGMENTS)) as shard:
+        worlds = replace(worlds, **of)
+        record(directory, worlds, config, shard, tokenizer=tokenizer, progress=progress)
+    return shard
+
+
+def test_every_tick_of_every_world_is_recorded_once(tmp_path: Path) -> None:
+    stats = _record(tmp_path).stats()
+    assert (stats.items, stats.worlds, stats.duplicates) == (_ITEMS, 3, 0)
+
+
+def test_a_recording_that_is_there_is_read_and_not_repeated(tmp_path: Path) -> None:
+    _record(tmp_path)
+    stats = _record(tmp_path, stop_at=0.0).stats()
+    assert (stats.inserts, stats.restored) == (0, _ITEMS)
+
+
+@pytest.mark.parametrize("stop_at", [0.3, 0.8])
+def test_an_interrupted_recording_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, stop_at: float) -> None:
+    with pytest.raises(Interrupted):
+        _record(tmp_path / "a", stop_at=stop_at)
+    again, whole = _record(tmp_path / "a"), _record(tmp_path / "b")
+    assert again.stats().items == _ITEMS
+    assert _rows(again) == _rows(whole)
+
+
+def test_another_recording_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    _record(tmp_path)
+    with pytest.raises(ConfigError, match="choose another"):
+        _record(tmp_path, seed=4)
+    with pytest.raises(ConfigError, match="choose another"):
+        _record(tmp_path, replace(CONFIG, world_ticks=60))
+    _record(tmp_path, replace(CONFIG, worlds_at_once=1))
+
+
+def test_what_memory_cannot_hold_is_refused_early(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="budget_bytes must be >="):
+        _record(tmp_path, replace(CONFIG, budget_bytes=200_000))
+
+
+def test_impossible_recordings_are_refused() -> None:
+    for bad in ({"num_worlds": 0}, {"chunk_ticks": 3_000}, {"budget_bytes": 0}):
+        with pytest.raises(ConfigError):
+            RecordingConfig(**bad)
+
+
+def _rows(shard: ReplayShard) -> set[tuple[str, int, bytes]]:
+    """Return what can be drawn: enough draws meet every row of so few."""
+    drawn = shard.sample(4_000, 1)
+    return {
+        (world, int(tick), drawn.columns["next_tokens"][i].tobytes() + drawn.columns["actions"][i].tobytes())
+        for i, (world, tick) in enumerate(zip(drawn.worlds, drawn.first_ticks, strict=True))
+    }
+
+
+def test_enough_draws_meet_every_row(tmp_path: Path) -> None:
+    rows = _rows(_record(tmp_path))
+    assert len({(world, tick) for world, tick, _ in rows}) == len(rows) == _ITEMS // 2
+    assert np.unique([tick for _, tick, _ in rows]).tolist() == list(range(1, 50))

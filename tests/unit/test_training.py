@@ -1,0 +1,106 @@
+"""Training from recorded data: within its budget, to a learning rate of zero, and on again after an interruption."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.checkpoint import load_newest, save_checkpoint
+from learner.learner import LearnerConfig
+from learner.recording import RecordingConfig
+from learner.restored import restore
+from learner.schedule import ToZero
+from learner.train import TrainingPlan, train
+from learner.training import Budget, TrainingConfig, TrainingStatus
+from tests.model_cases import small_config
+from world.errors import CheckpointError, ConfigError
+from world.warmup import WarmupConfig
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recorded by the first training of this module."""
+    return tmp_path_factory.mktemp("data")
+
+
+def _plan(out: Path, data: Path, *, steps: int = 12) -> TrainingPlan:
+    return TrainingPlan(
+        env="homestead:16x16x2",
+        budget=Budget(steps=steps),
+        out=out,
+        data=data,
+        model=small_config(),
+        learner=LearnerConfig(batch_sequences=2, bfloat16=False, schedule=ToZero(warmup_steps=2)),
+        warmup=WarmupConfig(explored_seeds=1, explored_ticks=8, surveyed_seeds=4, held_out_seeds=2, held_out_ticks=16),
+        recording=RecordingConfig(num_worlds=2, world_ticks=50, chunk_ticks=25, worlds_at_once=2, budget_bytes=1 << 24),
+        training=TrainingConfig(torch_threads=1),
+    )
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    """Return what asks to stop at its call number `calls`."""
+    asked = iter(range(calls))
+    return lambda: next(asked, None) is None
+
+
+def test_a_training_uses_up_its_budget_judges_and_saves(tmp_path: Path, data: Path) -> None:
+    told: list[TrainingStatus] = []
+    status = train(_plan(tmp_path, data), command="worlds train", tell=told.append)
+    assert (status.step, status.done, status.nonfinite) == (12, 1.0, 0)
+    assert status.evaluation is not None and status.evaluation.step == 12
+    assert told[-1] == status
+    restored = restore(tmp_path)
+    assert restored.step == 12 and restored.model_config == small_config()
+    made = load_newest(tmp_path / "checkpoints").manifest.made
+    assert made["command"] == "worlds train" and made["seed"] == 0
+    assert made["data"]["agent_ticks"] == 2 * 49 * 2  # type: ignore[index]
+    assert made["held_out"]["step"] == 12  # type: ignore[index]
+    (line,) = (tmp_path / "training.jsonl").read_text().splitlines()
+    assert json.loads(line)["metrics"]["changed_f1_known"]["value"] == pytest.approx(
+        status.evaluation.metrics["changed_f1_known"].value
+    )
+
+
+def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, data: Path) -> None:
+    whole = train(_plan(tmp_path / "a", data), command="")
+    half = train(_plan(tmp_path / "b", data), command="", stop=_after(5))
+    assert 0 < half.step < 12 and half.done < 1.0
+    rest = train(_plan(tmp_path / "b", data), command="")
+    assert rest.step == 12 and rest.elapsed_s > half.elapsed_s
+    assert whole.evaluation is not None and rest.evaluation is not None
+    mine, its = (load_newest(tmp_path / name / "checkpoints").parts for name in "ab")
+    torch.testing.assert_close(mine, its, rtol=0, atol=0)
+
+
+def test_a_budget_that_is_used_up_is_not_exceeded(tmp_path: Path, data: Path) -> None:
+    first = train(_plan(tmp_path, data), command="")
+    again = train(_plan(tmp_path, data), command="")
+    assert (again.step, again.done) == (first.step, 1.0)
+    assert train(_plan(tmp_path, data, steps=15), command="").step == 15
+
+
+def test_a_budget_of_time_ends_with_its_time(tmp_path: Path, data: Path) -> None:
+    status = train(replace(_plan(tmp_path, data), budget=Budget(seconds=0.5)), command="")
+    assert status.done == 1.0 and status.step > 0 and status.elapsed_s >= 0.5
+
+
+def test_checkpoints_of_another_model_or_of_a_run_are_refused(tmp_path: Path, data: Path) -> None:
+    plan = _plan(tmp_path, data)
+    train(plan, command="")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        train(replace(plan, model=small_config(outcome_blocks=("local",))), command="")
+    newest = load_newest(tmp_path / "checkpoints")
+    save_checkpoint(tmp_path / "checkpoints", newest.parts, replace(newest.manifest, step=99, made={}))
+    with pytest.raises(CheckpointError, match="was not made by a training"):
+        train(plan, command="")
+
+
+def test_impossible_budgets_are_refused() -> None:
+    for bad in ({}, {"steps": 0}, {"seconds": -1.0}, {"steps": 1, "seconds": 1.0}):
+        with pytest.raises(ConfigError):
+            Budget(**bad)
+    with pytest.raises(ConfigError, match="a sequence lies in one chunk"):
+        TrainingPlan(env="homestead", budget=Budget(steps=1), out=Path(), learner=LearnerConfig(sequence_ticks=101))
