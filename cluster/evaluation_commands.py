@@ -19,7 +19,7 @@ def evaluate(
         str,
         typer.Option(
             "--protocol",
-            help="one-step, rollout, revisit, cross-agent, permanence, counterfactual, invariants, or all.",
+            help="one-step, questions, rollout, revisit, cross-agent, permanence, counterfactual, invariants, or all.",
         ),
     ] = "all",
     world: Annotated[

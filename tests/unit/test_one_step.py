@@ -19,7 +19,7 @@ from tests.model_cases import (
 )
 from world.errors import CheckpointError
 from world.evaluation.foretell import foretell
-from world.evaluation.one_step import HeldOut, _with_truth, _without_memory, evaluate
+from world.evaluation.one_step import HeldOut, _with_truth, evaluate, without_memory
 from world.field import NEVER, UNSEEN, age_buckets
 from world.model.dynamics import Outcome
 from world.model.heads import RewardHead
@@ -218,9 +218,9 @@ def test_no_answer_depends_on_what_followed() -> None:
         np.testing.assert_array_equal(getattr(mine, name), getattr(its, name))
 
 
-def test_without_memory_nothing_of_the_past_is_known() -> None:
+def testwithout_memory_nothing_of_the_past_is_known() -> None:
     _, ticks = _counting()
-    blind = _without_memory(ticks)
+    blind = without_memory(ticks)
     now = ticks.ages[..., -1] == 1
     assert now.any() and (~now & (ticks.tokens[..., 0] > 0)).any()
     np.testing.assert_array_equal(blind.tokens[..., 0], np.where(now, ticks.tokens[..., 0], 0))
@@ -232,7 +232,7 @@ def test_without_memory_nothing_of_the_past_is_known() -> None:
         ages=np.concatenate([ticks.ages[..., :-1] // 2, ticks.ages[..., -1:]], axis=-1),
         memory=ticks.memory + np.float16(1),
     )
-    for name, column in _without_memory(rewritten).columns().items():
+    for name, column in without_memory(rewritten).columns().items():
         np.testing.assert_array_equal(column, blind.columns()[name])
 
 

@@ -60,21 +60,30 @@ def foretell(model: WorldModel, ticks: Transitions, observed: BoolArray, asked: 
     return Foretold(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _foretell(
-    model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array
-) -> tuple[NDArray[np.generic], ...]:
-    device = model.device
-    identity = np.broadcast_to(np.arange(ticks.num_agents), ticks.actions.shape)
-    slots = Slots.from_arrays(
+def slots_of(ticks: Transitions) -> Slots:
+    """Return what a model is told of recorded ticks, each as a world of its own."""
+    return Slots.from_arrays(
         tokens=ticks.tokens,
         ages=ticks.ages,
         status=ticks.status,
         poses=ticks.poses,
         turns=ticks.turns,
         memory=ticks.memory,
-        identity=identity,
+        identity=np.broadcast_to(np.arange(ticks.num_agents), ticks.actions.shape),
         events=ticks.events,
-    ).to(device)
+    )
+
+
+def bits_of(believed: Tensor, target: Tensor) -> Tensor:
+    """Return bits (…) of targets (…) under log-probabilities (…, V)."""
+    return believed.gather(-1, target[..., None])[..., 0].double() / -np.log(2)  # type: ignore[no-any-return]
+
+
+def _foretell(
+    model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array
+) -> tuple[NDArray[np.generic], ...]:
+    device = model.device
+    slots = slots_of(ticks).to(device)
     acted = model.answer(Query(slots, actions=torch.from_numpy(ticks.actions).long().to(device)))
     moves = acted.displacement_logits().float()
     chosen, moved = moves.argmax(-1), torch.from_numpy(ticks.displacement.astype(np.int64)).to(device)
@@ -111,9 +120,7 @@ def _belief_in_reward(logits: Tensor, bins: Tensor) -> Tensor:
 
 
 def _bits(believed: Tensor, target: NDArray[np.generic]) -> FloatArray:
-    """Return bits (…) of targets (…) under log-probabilities (…, V)."""
-    index = torch.from_numpy(target.astype(np.int64)).to(believed.device)
-    bits: FloatArray = (believed.gather(-1, index[..., None])[..., 0].double() / -np.log(2)).cpu().numpy()
+    bits: FloatArray = bits_of(believed, torch.from_numpy(target.astype(np.int64)).to(believed.device)).cpu().numpy()
     return bits
 
 

@@ -55,11 +55,11 @@ class Answers:
 def ask(model: WorldModel, held_out: HeldOut, *, baselines: bool = True, asked: Uint16Array | None = None) -> Answers:
     """Return what the model foretells; `asked` (T, A, H, W) are further tokens whose belief is wanted, 0: none."""
     ticks = held_out.ticks
-    observed = _merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
+    observed = merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
     counted = observed & (ticks.tokens[..., 0] != UNSEEN) & ~ticks.by_chance
     told = {"ours": ticks}
     if baselines:
-        told["no_memory"] = _without_memory(ticks)
+        told["no_memory"] = without_memory(ticks)
         if held_out.oracle is not None:
             told["oracle"] = _with_truth(ticks, held_out.oracle)
     return Answers(ticks, observed, counted, {n: foretell(model, t, observed, asked) for n, t in told.items()})
@@ -121,13 +121,14 @@ def _copying_bits(ticks: Transitions, observed: BoolArray, vocab_size: int) -> f
     )
 
 
-def _merged_once(model: WorldModel, ticks: Transitions) -> BoolArray:
+def merged_once(model: WorldModel, ticks: Transitions) -> BoolArray:
+    """Return (T, A, H, W) the window in which each cell is answered."""
     shape = ticks.next_tokens.shape
     here, _ = owners(ticks.poses, *shape[2:]) if model.dynamics.has_pose else unmerged(*shape)
     return here
 
 
-def _without_memory(ticks: Transitions) -> Transitions:
+def without_memory(ticks: Transitions) -> Transitions:
     """Return the ticks as one would know them who sees only the present: no older tokens, no ages, no recurrence."""
     visible = ticks.ages[..., -1] == _NOW
     tokens = np.zeros_like(ticks.tokens)

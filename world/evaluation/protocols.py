@@ -27,13 +27,14 @@ from world.evaluation.plays.returns import ReturnPlay, play_returns
 from world.evaluation.plays.rollouts import RolloutPlay, play_rollouts
 from world.evaluation.plays.stage import Progress, Stage
 from world.evaluation.plays.visits import Revives, VisitPlay, play_visits
+from world.evaluation.questions import question_scores
 from world.evaluation.revisit import NO_TRUTH, revisit_scores
 from world.evaluation.rollout import Rollouts, rollout_scores, worst_episodes
 from world.field import UNSEEN, Uint16Array
 from world.model.world_model import WorldModel
 from world.trajectory import STAY, Transitions
 
-PROTOCOLS = ("one-step", "rollout", "revisit", "cross-agent", "permanence", "counterfactual", "invariants")
+PROTOCOLS = ("one-step", "questions", "rollout", "revisit", "cross-agent", "permanence", "counterfactual", "invariants")
 _WORST = 3
 
 
@@ -120,6 +121,7 @@ class Evaluation:
         self._stage, self._model, self._config = stage, model, config
         self._reviver, self._progress = reviver, progress
         self._table = CodeTable.of(stage.tokenizer)
+        self._recorded: Recording | None = None
         self._returns: ReturnPlay | None = None
         self._interrupted = False
 
@@ -127,6 +129,7 @@ class Evaluation:
         """Play and score one protocol. Raises `EnvironmentUnusable` where it is not defined for the environment."""
         runs: dict[str, Callable[[], Report]] = {
             "one-step": self._one_step,
+            "questions": self._questions,
             "rollout": self._rollout,
             "revisit": self._revisit,
             "cross-agent": self._cross_agent,
@@ -140,18 +143,7 @@ class Evaluation:
         return runs[protocol]()
 
     def _one_step(self) -> Report:
-        config, record = self._config, Recording()
-        self._until_interrupted(
-            lambda: record_ticks(
-                self._stage,
-                record,
-                seeds=config.seeds,
-                history=config.history,
-                ticks=config.recorded_ticks,
-                stride=8,
-                progress=self._progress,
-            )
-        )
+        record = self._recording()
         if not record.rows:
             return self._report("one-step", Scores({}, {}), 0)
         held_out, ages = record.held_out()
@@ -166,6 +158,32 @@ class Evaluation:
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
         return self._report("one-step", merged(parts), len(record.rows))
+
+    def _questions(self) -> Report:
+        record = self._recording()
+        if not record.rows:
+            return self._report("questions", Scores({}, {}), 0)
+        return self._report("questions", question_scores(self._model, record.held_out()[0]), len(record.rows))
+
+    def _recording(self) -> Recording:
+        """Return ticks of held-out worlds; of fewer, if it is interrupted."""
+        if self._recorded is not None:
+            return self._recorded
+        config, record = self._config, Recording()
+        self._until_interrupted(
+            lambda: record_ticks(
+                self._stage,
+                record,
+                seeds=config.seeds,
+                history=config.history,
+                ticks=config.recorded_ticks,
+                stride=8,
+                progress=self._progress,
+            )
+        )
+        if not self._interrupted:
+            self._recorded = record
+        return record
 
     def _rollout(self) -> Report:
         config = self._config

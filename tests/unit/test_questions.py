@@ -1,0 +1,42 @@
+"""What the other questions promise: scored on what was asked alone, and better answered by who knows more."""
+
+import numpy as np
+import torch
+
+from tests.model_cases import homestead_rows, stirred_model
+from world.evaluation.one_step import HeldOut
+from world.evaluation.questions import question_scores
+from world.field import UNSEEN
+
+
+def test_scores_are_of_actions_unseen_cells_and_half_views() -> None:
+    spec, tokenizer, rows = homestead_rows()
+    model = stirred_model(spec, tokenizer.vocab_size)
+    scores = question_scores(model, HeldOut(rows[:40], None))
+    assert set(scores.metrics) == {"inverse_accuracy", "fill_bits", "filter_gain_bits"} and not scores.unexplained()
+    actions = rows[:40].actions
+    assert scores.metrics["inverse_accuracy"].copy_last == np.bincount(actions.ravel()).max() / actions.size
+    assert scores.metrics["filter_gain_bits"].copy_last == 0.0
+    fill = scores.metrics["fill_bits"]
+    assert fill.copy_last is not None and 0 < fill.copy_last < np.log2(tokenizer.vocab_size)
+
+
+def test_a_model_without_opinions_needs_all_bits_and_gains_none() -> None:
+    spec, tokenizer, rows = homestead_rows()
+    model = stirred_model(spec, tokenizer.vocab_size)
+    with torch.no_grad():
+        for layer in (model.dynamics.cell_head.project, model.dynamics.cell_head.point):
+            for parameter in layer.parameters():
+                parameter.zero_()
+        model.dynamics.cell_head.bias.zero_()
+    scores = question_scores(model, HeldOut(rows[:20], None)).metrics
+    np.testing.assert_allclose(scores["fill_bits"].value, np.log2(tokenizer.vocab_size - 1), rtol=1e-5)
+    np.testing.assert_allclose(scores["filter_gain_bits"].value, 0.0, atol=1e-9)
+
+
+def test_worlds_that_were_seen_whole_have_nothing_to_fill() -> None:
+    spec, tokenizer, rows = homestead_rows()
+    known = rows[80:100]
+    known.tokens[..., 0] = np.where(known.tokens[..., 0] == UNSEEN, 1, known.tokens[..., 0])
+    scores = question_scores(stirred_model(spec, tokenizer.vocab_size), HeldOut(known, None))
+    assert "fill_bits" not in scores.metrics and "fill_bits" in scores.reasons

@@ -1,0 +1,120 @@
+"""The other questions to the same weights: which action it was, what nobody has seen, what a half view tells.
+
+Axes: T ticks, A agents, H × W cells, S status cells, V tokens, U actions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world.envs.grounded import BoolArray
+from world.evaluation.foretell import bits_of, slots_of
+from world.evaluation.metrics import FloatArray, MetricRow, Scores, mean_of, row_of
+from world.evaluation.one_step import HeldOut, merged_once, without_memory
+from world.field import UNSEEN
+from world.model.query import Query
+from world.model.world_model import WorldModel
+from world.trajectory import Transitions
+
+_ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Sums over each tick (T, 2): what was found, and of how many."""
+
+    inverse: FloatArray
+    """Actions that were named rightly, of all."""
+    fill: FloatArray
+    """Bits of cells that nobody had seen and somebody then saw, and their number."""
+    gain: FloatArray
+    """Bits that half of a view saves on known cells of the other half, and ticks of agents."""
+
+
+def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> Scores:
+    """Return `inverse_accuracy`, `fill_bits` (of a cell) and `filter_gain_bits` (of an agent-tick) on held-out ticks.
+
+    Copy-last stands for who is not asked: it names the commonest action, fills by how common tokens are, and learns
+    nothing of one half of a view from the other.
+    """
+    ticks = held_out.ticks
+    observed = merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
+    ours, forgetful = (_asked(model, told, observed) for told in (ticks, without_memory(ticks)))
+    common = np.bincount(ticks.actions.ravel()).argmax()
+    guessed = np.stack([(ticks.actions == common).sum(1), np.full(len(ticks), ticks.num_agents)], 1).astype(np.float64)
+    by_frequency = _bits_by_frequency(ticks, observed)
+    rows: dict[str, MetricRow] = {
+        "inverse_accuracy": row_of(
+            {"ours": ours.inverse, "no_memory": forgetful.inverse, "copy_last": guessed},
+            mean_of,
+            seed=seed,
+            ceiling=None,
+        ),
+        "filter_gain_bits": row_of(
+            {"ours": ours.gain, "no_memory": forgetful.gain, "copy_last": np.zeros_like(ours.gain)},
+            mean_of,
+            seed=seed,
+            ceiling=None,
+        ),
+    }
+    if ours.fill[:, 1].sum():
+        found = {"ours": ours.fill, "no_memory": forgetful.fill, "copy_last": by_frequency}
+        rows["fill_bits"] = row_of(found, mean_of, seed=seed, ceiling=None)
+    reasons = {
+        "*.oracle": "who knows every cell has nothing to be asked",
+        "inverse_accuracy.ceiling": "several actions may lead to the same",
+        "*_bits.ceiling": "the tokenizer alone gives no odds",
+    }
+    if "fill_bits" not in rows:
+        reasons["fill_bits"] = "every cell that was seen had been seen before"
+    return Scores(rows, reasons)
+
+
+@torch.inference_mode()
+def _asked(model: WorldModel, ticks: Transitions, observed: BoolArray) -> Told:
+    starts = range(0, len(ticks), _ROWS_AT_ONCE)
+    parts = [
+        _asked_of(model, ticks[i : i + _ROWS_AT_ONCE], observed[i : i + _ROWS_AT_ONCE])
+        for i in starts
+    ]
+    return Told(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    device, agents = model.device, ticks.num_agents
+    slots = slots_of(ticks).to(device)
+
+    def tensor(column: np.typing.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(column.astype(np.int64)).to(device)
+
+    actions, moved, truth = tensor(ticks.actions), tensor(ticks.displacement), tensor(ticks.next_tokens)
+    seen = torch.from_numpy(observed).to(device)
+    shown = torch.where(truth > 0, truth, model.mask)
+    everything = Query(slots, None, moved, shown, tensor(ticks.next_status))
+    named = model.answer(everything).action_logits().argmax(-1)
+    inverse = _tally((named == actions).sum(1), torch.full((len(ticks),), agents))
+
+    forward = model.answer(Query(slots, actions, moved))
+    bits = bits_of(torch.log_softmax(forward.token_logits().float(), -1), truth)
+    unseen = seen & (slots.tokens[..., 0] == UNSEEN)
+    fill = _tally(torch.where(unseen, bits, 0.0).sum((1, 2, 3)), unseen.sum((1, 2, 3)))
+
+    half = torch.arange(truth.shape[3], device=device) % 2 == 0
+    told = forward.given(tokens=torch.where(half, shown, model.mask))
+    asked = seen & ~half & (slots.tokens[..., 0] != UNSEEN)
+    saved = torch.where(asked, bits - bits_of(torch.log_softmax(told.token_logits().float(), -1), truth), 0.0)
+    return inverse, fill, _tally(saved.sum((1, 2, 3)), torch.full((len(ticks),), agents))
+
+
+def _tally(found: Tensor, of: Tensor) -> FloatArray:
+    return np.stack([found.double().cpu().numpy(), of.double().cpu().numpy()], axis=1)
+
+
+def _bits_by_frequency(ticks: Transitions, observed: BoolArray) -> FloatArray:
+    """Return (T, 2) bits of cells nobody had seen, by how common each token is elsewhere, and their number."""
+    unseen = observed & (ticks.tokens[..., 0] == UNSEEN)
+    counts = np.bincount(ticks.next_tokens[observed & ~unseen], minlength=int(ticks.next_tokens.max()) + 1) + 1.0
+    bits = -np.log2(counts / counts.sum())[ticks.next_tokens] * unseen
+    return np.stack([bits.sum((1, 2, 3)), unseen.sum((1, 2, 3)).astype(np.float64)], axis=1)
