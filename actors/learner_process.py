@@ -119,7 +119,7 @@ def _restore(learner: Learner, directory: Path) -> tuple[int, int]:
 def _prefetch_config(settings: LearnerSettings, spec: EnvSpec) -> PrefetchConfig:
     return PrefetchConfig(
         num_sequences=settings.learner.batch_sequences,
-        length=settings.learner.sequence_ticks,
+        length=settings.learner.sampled_ticks,
         num_agents=len(spec.agents),
         depth=settings.loop.prefetch_batches,
     )

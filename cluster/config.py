@@ -83,10 +83,10 @@ class RunConfig:
                 f"host.chunk_ticks must be <= replay.chunk_ticks = {self.replay.chunk_ticks},"
                 f" got {self.host.chunk_ticks}"
             )
-        if self.learner.sequence_ticks > self.host.chunk_ticks:
+        if self.learner.sampled_ticks > self.host.chunk_ticks:
             raise ConfigError(
-                f"learner.sequence_ticks must be <= host.chunk_ticks = {self.host.chunk_ticks}, for a sequence lies"
-                f" in one chunk; got {self.learner.sequence_ticks}"
+                f"learner.past_ticks + sequence_ticks must be <= host.chunk_ticks = {self.host.chunk_ticks}, for a"
+                f" sequence lies in one chunk; got {self.learner.sampled_ticks}"
             )
 
     @property

@@ -19,9 +19,28 @@ from world.model.slots import UNKNOWN_DISPLACEMENT, Slots
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """Rows (B·C, A, …) of C ticks before each sequence, of which nothing is asked: recurrent memory is run over them.
+
+    `memory` of its slots is that of the first of these ticks, repeated. C may be 0.
+    """
+
+    slots: Slots
+    actions: Tensor
+    rewards: Tensor
+    is_first: Tensor
+    """(B, C)"""
+
+    def to(self, device: torch.device) -> "Past":
+        """Return the same past on another device."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows (B·L, A, …) of what was known, done and followed."""
 
+    past: Past
     slots: Slots
     """`memory` here is that of each sequence's first tick, repeated; the loss replaces it by scanning."""
     actions: Tensor
@@ -77,16 +96,14 @@ def make_batch(
     unknown_action: int,
     config: MaskingConfig,
     rng: np.random.Generator,
+    past_ticks: int = 0,
 ) -> Batch:
-    """Fold columns (B, L, A, …) of `Transitions` and draw identities and masks."""
+    """Fold columns (B, C + L, A, …) of `Transitions`, of which the first C are past, and draw identities and masks."""
+    past = {name: column[:, :past_ticks] for name, column in columns.items()}
+    columns = {name: column[:, past_ticks:] for name, column in columns.items()}
     batch, ticks, agents = columns["actions"].shape
     identity = np.stack([rng.permutation(NUM_IDENTITIES)[:agents] for _ in range(batch)])
-    memory = np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)
-    slots = Slots.from_arrays(
-        **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns", "events")},
-        memory=_fold(memory),
-        identity=_fold(np.broadcast_to(identity[:, None], (batch, ticks, agents))),
-    )
+    slots = _slots(columns, identity)
     next_tokens, next_status = _long(columns["next_tokens"]), _long(columns["next_status"])
     displacement = _long(columns["displacement"])
     rows = batch * ticks
@@ -99,6 +116,12 @@ def make_batch(
     unasked = torch.from_numpy(~inverse[:, None] | (rng.random((rows, agents)) < 0.5))
     hide = rng.random((rows, agents)) < np.where(inverse, 0.5, config.hide_displacement)[:, None]
     return Batch(
+        past=Past(
+            slots=_slots(past, identity),
+            actions=_long(past["actions"]),
+            rewards=torch.from_numpy(np.array(_fold(past["rewards"]), np.float32)),
+            is_first=torch.from_numpy(np.array(past["is_first"], np.bool_)),
+        ),
         slots=slots,
         actions=actions,
         rewards=torch.from_numpy(np.array(_fold(columns["rewards"]), np.float32)),
@@ -112,6 +135,15 @@ def make_batch(
         given_displacement=torch.where(torch.from_numpy(hide), UNKNOWN_DISPLACEMENT, displacement),
         given_actions=torch.where(unasked, actions, unknown_action),
         nothing_given=rate == 1.0,
+    )
+
+
+def _slots(columns: Mapping[str, NDArray[np.generic]], identity: NDArray[np.integer]) -> Slots:
+    """Fold what was known in columns (B, L, A, …), under identities (B, A) that hold throughout."""
+    return Slots.from_arrays(
+        **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns", "events")},
+        memory=_fold(np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)),
+        identity=_fold(np.broadcast_to(identity[:, None], columns["actions"].shape)),
     )
 
 

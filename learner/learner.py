@@ -33,7 +33,10 @@ class LearnerConfig:
     batch_sequences: int = 8
     """B: sequences in one step."""
     sequence_ticks: int = 2
-    """L: consecutive ticks of a sequence, over which recurrent memory is learned."""
+    """L: consecutive ticks of a sequence, all of which is asked for."""
+    past_ticks: int = 0
+    """C: ticks before a sequence, of which nothing is asked. Recurrent memory is run over them and learned through
+    them, at a small part of what they would cost the network."""
     learning_rate: float = 4e-3
     """Peak."""
     schedule: Endless | ToZero = field(default_factory=Endless)
@@ -55,12 +58,19 @@ class LearnerConfig:
         for name in ("batch_sequences", "sequence_ticks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"learner.{name} must be >= 1, got {getattr(self, name)}")
+        if self.past_ticks < 0:
+            raise ConfigError(f"learner.past_ticks must be >= 0, got {self.past_ticks}")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ConfigError("learner.learning_rate and learner.max_grad_norm must be positive")
         if not 0.0 <= self.own_errors <= 0.5:
             raise ConfigError(f"learner.own_errors must lie in [0, 0.5], got {self.own_errors}")
         if not 0.0 <= self.averaging < 1.0 or not 0.0 <= self.gate_f1 <= 1.0:
             raise ConfigError("learner.averaging must lie in [0, 1), learner.gate_f1 in [0, 1]")
+
+    @property
+    def sampled_ticks(self) -> int:
+        """Ticks that are drawn for each sequence: C + L."""
+        return self.past_ticks + self.sequence_ticks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +122,7 @@ class Learner:
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
 
     def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
-        """Improve the weights by one batch of columns (B, L, A, …) of `Transitions`.
+        """Improve the weights by one batch of columns (B, C + L, A, …) of `Transitions`.
 
         `done` is the share of the training's budget that is behind it, where there is a budget.
         """
@@ -125,6 +135,7 @@ class Learner:
             unknown_action=self.model.dynamics.unknown_action,
             config=self.config.masking,
             rng=self._rng,
+            past_ticks=self.config.past_ticks,
         ).to(self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)

@@ -12,6 +12,7 @@ from torch import Tensor
 from learner.batches import Batch
 from learner.error_bank import ErrorBank
 from world.model.query import Answer, Query
+from world.model.slots import Slots
 from world.model.world_model import WorldModel
 
 _ASKED_MULTIPLE = 1024
@@ -60,16 +61,21 @@ def world_model_loss(
 
 
 def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
-    """Return memory (R, A, D) before every tick, run forward from what the host had at each sequence's first."""
-    sequences, ticks = batch.is_first.shape
+    """Return memory (R, A, D) before every tick, run forward from what the host had at the first tick of the past."""
+    past = batch.past
+    own = _evidence_by_agent(model, batch.slots, batch.actions, batch.rewards, batch.is_first)
+    before = _evidence_by_agent(model, past.slots, past.actions, past.rewards, past.is_first)
+    began = past.slots if past.is_first.numel() else batch.slots
+    sequences = len(batch.is_first)
+    started = began.memory.unflatten(0, (sequences, -1))[:, 0]
+    is_first = torch.cat([past.is_first, batch.is_first], dim=1)[:, None].expand(-1, own.shape[1], -1)
+    scanned = model.memory.scan(started, torch.cat([before, own], dim=2), is_first)
+    return scanned[:, :, past.is_first.shape[1] :].transpose(1, 2).flatten(0, 1)
 
-    def by_agent(x: Tensor) -> Tensor:
-        return x.reshape(sequences, ticks, *x.shape[1:]).transpose(1, 2)
 
-    evidence = by_agent(model.evidence(batch.slots, batch.actions, batch.rewards))
-    started = by_agent(batch.slots.memory)[:, :, 0]
-    is_first = batch.is_first[:, None].expand(-1, evidence.shape[1], -1)
-    return model.memory.scan(started, evidence, is_first).transpose(1, 2).flatten(0, 1)
+def _evidence_by_agent(model: WorldModel, slots: Slots, actions: Tensor, rewards: Tensor, is_first: Tensor) -> Tensor:
+    """Return the evidence (B, A, L, E) of rows (B·L, A, …)."""
+    return model.evidence(slots, actions, rewards).unflatten(0, is_first.shape).transpose(1, 2)
 
 
 def _cells_loss(

@@ -56,10 +56,10 @@ class TrainingPlan:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.learner.sequence_ticks > self.recording.chunk_ticks:
+        if self.learner.sampled_ticks > self.recording.chunk_ticks:
             raise ConfigError(
-                f"learner.sequence_ticks must be <= recording.chunk_ticks = {self.recording.chunk_ticks}, for a"
-                f" sequence lies in one chunk; got {self.learner.sequence_ticks}"
+                "learner.past_ticks + sequence_ticks must be <= recording.chunk_ticks ="
+                f" {self.recording.chunk_ticks}, for a sequence lies in one chunk; got {self.learner.sampled_ticks}"
             )
 
 

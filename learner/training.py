@@ -125,7 +125,7 @@ class Training:
         self._prefetcher = Prefetcher(
             PrefetchConfig(
                 num_sequences=learner.config.batch_sequences,
-                length=learner.config.sequence_ticks,
+                length=learner.config.sampled_ticks,
                 num_agents=num_agents,
                 depth=config.prefetch_batches,
             ),
