@@ -11,6 +11,7 @@ from learner.checkpoint import Manifest, has_checkpoint, load_newest, save_check
 from learner.learner import Learner, LearnerConfig
 from learner.loop import CollectionState, LearnerLoop, LoopConfig
 from learner.prefetch import PrefetchConfig, Prefetcher, SampleLimiter, SequenceSource
+from learner.restored import restore
 from learner.weights import WeightSet
 from world.envs.grounded import EnvSpec
 from world.model.tokenizer import Tokenizer
@@ -25,6 +26,8 @@ class LearnerSettings:
 
     env: EnvSettings
     checkpoint_directory: str
+    start_directory: str
+    """Of the weights to begin with before the first checkpoint; empty: nothing."""
     shards: tuple[str, ...]
     """Names of the replay shards."""
     seed: int
@@ -94,7 +97,7 @@ def build_loop(
         seed=settings.seed,
         device=settings.device,
     )
-    epoch, version = _restore(learner, Path(settings.checkpoint_directory))
+    epoch, version = _restore(learner, settings)
     published_epoch, published_version = outside.newest_published()
     return LearnerLoop(
         settings.loop,
@@ -107,8 +110,12 @@ def build_loop(
     )
 
 
-def _restore(learner: Learner, directory: Path) -> tuple[int, int]:
+def _restore(learner: Learner, settings: LearnerSettings) -> tuple[int, int]:
+    directory = Path(settings.checkpoint_directory)
     if not has_checkpoint(directory):
+        if settings.start_directory:
+            start = restore(Path(settings.start_directory))
+            learner.begin_from(start.weights, step=start.step)
         return 0, 0
     checkpoint = load_newest(directory)
     manifest = checkpoint.manifest

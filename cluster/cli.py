@@ -39,6 +39,13 @@ def run(
     address: Annotated[
         str | None, typer.Option("--address", help="Ray cluster to join; without it, a local one.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--start-from",
+            help="Run folder or checkpoint whose weights to begin with, or nothing; else what the preset ships.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Host worlds, learn from them, and dream them; or go on with a run that was stopped or killed."""
@@ -51,7 +58,14 @@ def run(
 
     out = sys.stderr if as_json else sys.stdout
     request = RunRequest(
-        run_dir=run_dir, minutes=minutes, preset=preset, env=env, seed=seed, redis_url=redis_url, address=address
+        run_dir=run_dir,
+        minutes=minutes,
+        preset=preset,
+        env=env,
+        seed=seed,
+        redis_url=redis_url,
+        address=address,
+        start_from=start_from,
     )
     try:
         summary = run_worlds(request, out)

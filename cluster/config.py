@@ -9,6 +9,7 @@ from learner.limiter import LimiterConfig
 from learner.loop import LoopConfig
 from learner.recording import RecordingConfig
 from learner.replay import ReplayConfig
+from learner.start import NOTHING
 from learner.training import TrainingConfig
 from world.errors import ConfigError
 from world.model.world_model import WorldModelConfig
@@ -31,6 +32,8 @@ class RunConfig:
     """Agents of every world; None: as many as the environment has."""
     seed: int = 0
     """Of worlds, weights and draws."""
+    start_from: str = NOTHING
+    """Weights and tokenizer that a new run begins with: a shipped name, a checkpoint or run folder, or "nothing"."""
     num_worlds: int = 8
     """Grounded worlds."""
     num_dreams: int = 2

@@ -26,6 +26,7 @@ from cluster.config import RunConfig
 from cluster.run_folder import RunFolder
 from learner.limiter import LimiterState
 from learner.loop import LearnerReport
+from learner.start import NOTHING
 from world.errors import LivingWorldsError
 from world.snapshot import WorldId
 
@@ -195,6 +196,7 @@ def _recipes(config: RunConfig, folder: RunFolder, namespace: str, redis_url: st
         LearnerSettings(
             env=env,
             checkpoint_directory=str(folder.checkpoints),
+            start_directory="" if config.start_from == NOTHING else str(folder.start),
             shards=config.shards,
             seed=config.seed,
             device="cuda" if config.learner_gpus else "cpu",

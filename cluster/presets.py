@@ -12,6 +12,7 @@ from learner.loop import LoopConfig
 from learner.recording import RecordingConfig
 from learner.replay import ReplayConfig
 from learner.segments import SegmentConfig
+from learner.start import NOTHING
 from learner.training import TrainingConfig
 from world.errors import ConfigError
 from world.model.dynamics import DynamicsConfig
@@ -104,8 +105,12 @@ def preset(name: str) -> RunConfig:
 
 
 def of_env(base: RunConfig, env: str) -> RunConfig:
-    """Return a run like `base` in any other environment, with as many agents as that has."""
-    return replace(base, env=env, num_agents=None)
+    """Return a run like `base` in any other environment, with as many agents as that has.
+
+    Shipped weights are of one family of environments, whatever the size of its worlds.
+    """
+    same_family = env.partition(":")[0] == base.env.partition(":")[0]
+    return replace(base, env=env, num_agents=None, start_from=base.start_from if same_family else NOTHING)
 
 
 def _limiter(samples_per_insert: float) -> LimiterConfig:

@@ -29,6 +29,7 @@ from cluster.warm_up import warm_up
 from cluster.worlds import PlannedWorld, fork_world, plan_worlds, settle_worlds
 from learner.checkpoint import Manifest
 from learner.limiter import LimiterState
+from learner.start import NOTHING, bring
 from learner.weights import WeightStore
 from world.envs.catalog import make_env
 from world.envs.grounded import EnvSpec
@@ -55,6 +56,7 @@ class RunRequest:
     seed: int | None = None
     redis_url: str | None = None
     address: str | None = None
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,8 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         config = _continued(stored[1], request) if stored else _new(request)
         folder.check_space()
         spec = make_env(config.env, num_agents=config.num_agents).spec
+        if not stored and config.start_from != NOTHING:
+            bring(config.start_from, folder.start, folder.warmup, config.model)
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))
         store = stack.enter_context(
@@ -300,8 +304,8 @@ def _new(request: RunRequest) -> RunConfig:
     config = preset(request.preset or _DEFAULT_PRESET)
     if request.env is not None:
         config = of_env(config, request.env)
-    given = {name: value for name in ("seed", "redis_url", "address") if (value := getattr(request, name)) is not None}
-    return replace(config, **given)
+    names = ("seed", "redis_url", "address", "start_from")
+    return replace(config, **{name: value for name in names if (value := getattr(request, name)) is not None})
 
 
 def _continued(stored: RunConfig, request: RunRequest) -> RunConfig:
@@ -312,6 +316,7 @@ def _continued(stored: RunConfig, request: RunRequest) -> RunConfig:
         seed=request.seed,
         redis_url=request.redis_url,
         address=request.address,
+        start_from=request.start_from,
     )
 
 

@@ -108,6 +108,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """Of the weights that the run began with."""
+        return self.path / "start"
+
+    @property
     def weights(self) -> Path:
         """Of the weight store."""
         return self.path / "weights"

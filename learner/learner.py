@@ -196,6 +196,18 @@ class Learner:
             ) from error
         self.step = step
 
+    def begin_from(self, weights: Mapping[str, Tensor], *, step: int) -> None:
+        """Begin with averaged weights of another training, after `step` steps. Raises `CheckpointError`."""
+        try:
+            self.model.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights of step {step} do not fit this model ({error}); begin with others, or with nothing"
+            ) from error
+        for name, tensor in self.model.state_dict().items():
+            self._average[name].copy_(tensor)
+        self.step = step
+
     def _update_average(self) -> None:
         # Shorter at first, so that the average does not remember the beginning.
         decay = min(self.config.averaging, self.step / (self.step + 10))

@@ -111,6 +111,8 @@ class LearnerLoop:
         self._evaluated_at = self._saved_at = clock()
         self._begin_tally()
         if learner.step:
+            # It knows something already: whoever waits for the gate is told after the first step.
+            self._evaluated_at = -math.inf
             self._publish()
 
     def train_until(self, step: int, budget_s: float) -> LearnerReport:

@@ -1,0 +1,72 @@
+"""Where a new run begins: with weights and a tokenizer that somebody trained before, or with nothing.
+
+`learner/pretrained/` holds what is shipped: a checkpoint of averaged weights alone, with its tokenizer, for each name.
+
+python -m learner.start RUN NAME     ships the newest checkpoint of a training under a name
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.restored import Restored, restore
+from world.errors import CheckpointError, ConfigError
+from world.model.tokenizer_files import save_tokenizer
+from world.model.world_model import WorldModelConfig
+from world.warmup import TOKENIZER_FILE
+
+NOTHING = "nothing"
+"""The start of whoever learns all by himself."""
+_SHIPPED = Path(__file__).parent / "pretrained"
+
+
+def shipped() -> list[str]:
+    """Return the names of shipped weights."""
+    return sorted(path.name for path in _SHIPPED.glob("*") if path.is_dir())
+
+
+def start_path(name: str) -> Path:
+    """Return where the checkpoint of a start is, shipped or one's own. Raises `CheckpointError` for neither."""
+    if name in shipped():
+        return _SHIPPED / name
+    path = Path(name)
+    if not path.exists():
+        known = ", ".join(shipped()) or "none"
+        raise CheckpointError(
+            f"{name}: there is no such checkpoint or run folder; shipped weights: {known}; or nothing"
+        )
+    return path
+
+
+def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig) -> None:
+    """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
+
+    Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes.
+    """
+    restored = restore(start_path(name))
+    if restored.model_config != model:
+        raise ConfigError(
+            f"{restored.path}: is a model of other sizes than this run's; begin with other weights, or nothing"
+        )
+    write(restored, start)
+    warmup.mkdir(parents=True, exist_ok=True)
+    if not (warmup / TOKENIZER_FILE).exists():
+        save_tokenizer(restored.tokenizer, warmup / TOKENIZER_FILE)
+
+
+def write(restored: Restored, directory: Path) -> None:
+    """Write averaged weights and their tokenizer into a new directory, in place of what is there."""
+    manifest = load_checkpoint(restored.path).manifest
+    beside = directory.with_name(directory.name + ".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    saved = save_checkpoint(beside, {"average": restored.weights}, manifest)
+    save_tokenizer(restored.tokenizer, saved / TOKENIZER_FILE)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    saved.rename(directory)
+    beside.rmdir()
+
+
+if __name__ == "__main__":
+    write(restore(Path(sys.argv[1])), _SHIPPED / sys.argv[2])

@@ -1,0 +1,85 @@
+"""What a start promises: another training's weights and tokenizer, whole or refused with a sentence."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.checkpoint import Manifest, save_checkpoint
+from learner.learner import Learner, LearnerConfig
+from learner.limiter import LimiterState
+from learner.restored import restore
+from learner.start import bring, start_path
+from tests.model_cases import homestead_rows, small_config
+from world.errors import CheckpointError, ConfigError
+from world.evaluation.one_step import HeldOut
+from world.model.tokenizer_files import load_tokenizer, save_tokenizer
+from world.warmup import TOKENIZER_FILE
+
+
+def _learner(*, seed: int, memory_size: int = 4) -> Learner:
+    spec, tokenizer, rows = homestead_rows()
+    config = small_config(memory_size=memory_size)
+    return Learner(LearnerConfig(), config, spec, tokenizer, HeldOut(rows[100:], None), seed=seed)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run folder with one checkpoint, of step 7."""
+    tokenizer, learner = homestead_rows()[1], _learner(seed=1)
+    run = tmp_path / "trained"
+    (run / "warmup").mkdir(parents=True)
+    save_tokenizer(tokenizer, run / "warmup" / TOKENIZER_FILE)
+    manifest = Manifest(
+        step=7,
+        weights_epoch=1,
+        weights_version=3,
+        limiter=LimiterState(inserts=0, samples=0),
+        replay={},
+        random={},
+        model_config=asdict(small_config()),
+        tokenizer_digest=tokenizer.digest,
+        made={"command": "worlds train"},
+    )
+    save_checkpoint(run / "checkpoints", learner.state_parts(), manifest)
+    return run
+
+
+def test_a_run_begins_with_anothers_averaged_weights_and_tokenizer_and_no_more(trained: Path, tmp_path: Path) -> None:
+    start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
+    bring(str(trained), start, warmup, small_config())
+    assert load_tokenizer(warmup / TOKENIZER_FILE).digest == homestead_rows()[1].digest
+    names = {path.name for path in start.iterdir()}
+    assert names == {"average.safetensors", "manifest.json", TOKENIZER_FILE}
+    restored, own = restore(start), _learner(seed=5)
+    own.begin_from(restored.weights, step=restored.step)
+    assert own.step == 7
+    for name, tensor in _learner(seed=1).state_parts()["average"].items():  # type: ignore[attr-defined]
+        assert torch.equal(own.model.state_dict()[name], tensor)
+        assert torch.equal(own.state_parts()["average"][name], tensor)  # type: ignore[index]
+    own.train_step({name: column[None, :2] for name, column in homestead_rows()[2].columns().items()})
+    assert own.step == 8
+
+
+def test_bringing_it_twice_is_bringing_it_once(trained: Path, tmp_path: Path) -> None:
+    start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
+    for _ in range(2):
+        bring(str(trained), start, warmup, small_config())
+    assert restore(start).step == 7 and sorted(path.name for path in start.parent.iterdir()) == ["start", "warmup"]
+
+
+def test_weights_of_another_model_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="other sizes"):
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(memory_size=5))
+    assert not (tmp_path / "start").exists() and not (tmp_path / "warmup").exists()
+    with pytest.raises(CheckpointError, match="do not fit"):
+        _learner(seed=2, memory_size=5).begin_from(restore(trained).weights, step=7)
+
+
+def test_a_start_that_is_not_there_or_damaged_is_told(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        start_path("no/such/folder")
+    (trained / "checkpoints" / "step-00000007" / "average.safetensors").write_bytes(b"rot")
+    with pytest.raises(CheckpointError, match="average"):
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config())
