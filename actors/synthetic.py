@@ -244,6 +244,7 @@ def _drawn_effects(drawn: np.random.Generator, num_agents: int) -> TickEffects:
         is_first=False,
         poses=drawn.integers(-60, 60, (num_agents, 2)).astype(np.int32),
         actions=drawn.integers(0, 12, num_agents).astype(np.int32),
+        events=np.zeros((0, 3), np.int32),
         rewards=np.where(drawn.random(num_agents) < 0.05, 1.0, 0.0).astype(np.float32),
         terminated=np.zeros(num_agents, np.bool_),
         truncated=np.zeros(num_agents, np.bool_),

@@ -153,7 +153,9 @@ def _prepared(request: EvaluationRequest, restored: Restored, config: Evaluation
     layout = restored.tokenizer.layout
     if spec.layout != layout:
         raise ConfigError(f"{env_name}: is seen as {spec.layout}, the checkpoint's tokenizer reads {layout}")
-    ticker = Ticker(spec, restored.tokenizer, restored.tick, restored.model_config)
+    # Truth and dreams are told the same events, or none.
+    tick = replace(restored.tick, event_rate=0.0)
+    ticker = Ticker(spec, restored.tokenizer, tick, restored.model_config)
     ticker.load_weights(restored.weights, restored.version)
     stage = Stage(
         env_name=env_name,
@@ -170,7 +172,7 @@ def _prepared(request: EvaluationRequest, restored: Restored, config: Evaluation
         weights=restored.weights,
         weights_version=restored.version,
         tokenizer=restored.tokenizer,
-        tick=restored.tick,
+        tick=tick,
     )
     return Evaluation(stage, ticker.model, config, reviver=reviver, progress=told)
 

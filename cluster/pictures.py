@@ -1,5 +1,6 @@
 """What a run leaves to look at: curves of its metrics, a dream beside the truth, and a world's map."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def save_dream(
     torch.set_num_threads(1)
     record, snapshot, effects = store.load(world)
     live = resume(world, env_name=record.env, snapshot=snapshot, effects=effects)
-    ticker = Ticker(spec_of(config.env, config.num_agents), tokenizer, config.tick, config.model)
+    # The dream follows truth's actions; what would befall truth alone befalls neither.
+    tick = replace(config.tick, event_rate=0.0)
+    ticker = Ticker(spec_of(config.env, config.num_agents), tokenizer, tick, config.model)
     ticker.load_weights(weights.tensors(), weights.version)
     if live.ended:
         ticker.tick([live])

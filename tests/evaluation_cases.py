@@ -141,6 +141,7 @@ class TwinTicker:
             poses,
             is_first=False,
             actions=joint,
+            events=np.zeros((0, 3), np.int32),
             rewards=step.rewards,
             terminated=step.terminated,
             truncated=step.truncated,
@@ -165,7 +166,7 @@ def homestead_stage(name: str = "homestead", *, sees: bool = True, obeys: bool =
     """Homesteads dreamed by their twins; every look of the game is in the codebook."""
     spec = spec_of(name)
     tokenizer = every_look(spec.layout)
-    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
+    ticker = Ticker(spec, tokenizer, TickConfig(event_rate=0.0), small_config())
     return Stage(
         env_name=name,
         num_agents=None,

@@ -68,6 +68,8 @@ class LivingField:
             is_first=is_first,
             poses=poses,
             actions=actions,
+            # Of no kind that any environment has, and with no effect: here they are only carried.
+            events=np.array([(1 + tick % 3, tick, -tick)] * (tick % 7 == 0), np.int32).reshape(-1, 3),
             rewards=np.where(random.random(num_agents) < 0.05, 1.0, 0.0).astype(np.float32),
             terminated=np.zeros(num_agents, np.bool_),
             truncated=np.zeros(num_agents, np.bool_),
@@ -102,7 +104,7 @@ def record_of(world: str, snapshot: Snapshot, **changes: object) -> WorldRecord:
 
 def equal_effects(one: TickEffects, other: TickEffects) -> bool:
     """Whether two ticks are equal to the byte, dtypes and shapes included."""
-    arrays = ("poses", "actions", "rewards", "terminated", "truncated", "memory")
+    arrays = ("poses", "actions", "events", "rewards", "terminated", "truncated", "memory")
     columns = ("layer", "y", "x", "token")
     pairs = [(getattr(one, name), getattr(other, name)) for name in arrays]
     pairs += [(getattr(one.changes, name), getattr(other.changes, name)) for name in columns]

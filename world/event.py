@@ -3,7 +3,7 @@
 An event has a kind, which its environment names, and a place. It is given as a short text, "rain of saplings at
 (12, 9)" or "a wall rises here", or as a row of numbers; several may befall one tick.
 
-Axes: E event slots of a tick.
+Axes: E event slots of a tick, n events, A agents.
 """
 
 import re
@@ -19,6 +19,10 @@ MAX_EVENTS: Final = 4
 """E: slots for events that begin in one tick."""
 NO_EVENT: Final = 0
 """Kind of an empty slot."""
+_ANOTHER: Final = 0.125
+"""Chance that an event which befalls a world by itself does not come alone."""
+_STREAM: Final = np.array([0, 0, 0, 1], np.uint64)
+"""Of the counters of (seed, tick): dreams of the same seed draw from another one."""
 
 _TEXT = re.compile(r"\s*(?P<phrase>[^()]*?)\s+(?:at\s+\(\s*(?P<y>-?\d{1,9})\s*,\s*(?P<x>-?\d{1,9})\s*\)|here)\s*")
 
@@ -55,11 +59,36 @@ def event_text(event: WorldEvent, phrases: Sequence[str]) -> str:
     return f"{phrases[event.kind - 1]} at ({event.y}, {event.x})"
 
 
-def event_slots(events: Sequence[WorldEvent]) -> Int32Array:
+def event_slots(events: Sequence[WorldEvent] | Int32Array) -> Int32Array:
     """Return rows (E, 3) of kind, y, x; empty slots are zeros. Raises `ConfigError` for more than there are slots."""
     if len(events) > MAX_EVENTS:
         raise ConfigError(f"{len(events)} events in one tick; there is room for {MAX_EVENTS}")
     slots = np.zeros((MAX_EVENTS, 3), np.int32)
-    if events:
+    if len(events):
         slots[: len(events)] = events
     return slots
+
+
+def event_rows(slots: Int32Array) -> Int32Array:
+    """Return the events (n, 3) of slots (E, 3), in order."""
+    rows: Int32Array = slots[slots[:, 0] != NO_EVENT]
+    return rows
+
+
+def drawn_events(
+    seed: int, tick: int, rate: float, *, poses: Int32Array, view: tuple[int, int], num_kinds: int
+) -> Int32Array:
+    """Return events (n, 3) that befall the tick after `tick` by themselves, equal for equal arguments.
+
+    With chance `rate` there is one, now and then more. Each is of any kind alike, at any place alike of what a random
+    agent sees: rows and columns of a `view` around one of `poses` (A, 2).
+    """
+    key = np.array([seed & (2**64 - 1), tick], np.uint64)
+    draws = np.random.Generator(np.random.Philox(key=key, counter=_STREAM)).random((MAX_EVENTS, 5))
+    if draws[0, 0] >= rate:
+        return np.zeros((0, 3), np.int32)
+    count = 1 + int(np.logical_and.accumulate(draws[1:, 0] < _ANOTHER).sum())
+    bounds = np.array([num_kinds, len(poses), *view])
+    kind, agent, row, col = (draws[:count, 1:] * bounds).astype(np.int32).T
+    place = poses[agent] + np.stack([row - view[0] // 2, col - view[1] // 2], axis=1)
+    return np.concatenate([1 + kind[:, None], place], axis=1).astype(np.int32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from world.envs.catalog import make_env, make_policy
-from world.envs.grounded import DataPolicy, EnvSpec, GroundedEnv, Stepped
+from world.envs.grounded import DataPolicy, EnvSpec, Eventful, GroundedEnv, Stepped
 from world.errors import CorruptRecord, EnvironmentUnusable
 from world.field import NEVER
 from world.snapshot import Kind, Snapshot, TickEffects, WorldId
@@ -54,8 +54,8 @@ def resume(
 ) -> LiveWorld:
     """Bring a world back from its keyframe and the log since, every tick verified, or the last, which tells of all.
 
-    A grounded world's environment repeats the logged actions. One that does not reproduce its own past keeps the
-    committed field's history, and begins a new episode with the next tick; `lost_episode` says why.
+    A grounded world's environment repeats the logged actions and events. One that does not reproduce its own past keeps
+    the committed field's history, and begins a new episode with the next tick; `lost_episode` says why.
     """
     effects = tuple(effects)
     if snapshot.kind == "dreamed":
@@ -79,13 +79,20 @@ def resume(
             live.lost_episode = ""
             poses = env.reset(episode_seed(snapshot)).poses
         elif not live.lost_episode:
-            step = env.step(tick.actions)
+            step = _repeated(env, tick)
             poses = step.observed.poses
             live.lost_episode = _departure(step, tick)
     if not live.lost_episode and (poses != snapshot.poses).any():
         live.lost_episode = "its agents are not where the committed poses are"
     live.ended = live.ended or bool(live.lost_episode)
     return live
+
+
+def _repeated(env: GroundedEnv, logged: TickEffects) -> Stepped:
+    if len(logged.events):
+        assert isinstance(env, Eventful), f"{env.spec.name} executes no events"
+        env.announce(logged.events)
+    return env.step(logged.actions)
 
 
 def _departure(step: Stepped, logged: TickEffects) -> str:

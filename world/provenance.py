@@ -1,11 +1,12 @@
 """Who did what, and who changed which cell: read off logged effects, and inferred where they do not say it.
 
-Effects say what agents did and which cells turned out changed, not which did which. Inferred here: an agent that left
-or entered a cell changed it; else the nearest one that acted beside it without moving; what no agent explains is
-nature's: the world's own rules, or chance. A cell that nobody watched at the tick before changed some time since then,
-through nobody knows whom.
+Effects say what agents did, which world events befell, and which cells turned out changed, not which did which.
+Inferred here: an agent that left or entered a cell changed it; else a world event within whose reach it lies; else the
+nearest agent that acted beside it without moving; what nothing of that explains is nature's: the world's own rules, or
+chance. A cell that nobody watched at the tick before changed some time since then, through nobody knows whom, unless an
+event tells.
 
-Axes: A agents, n changed cells.
+Axes: A agents, n changed cells, m world events.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from world.envs.grounded import BoolArray, Int32Array
+from world.envs.grounded import EVENT_REACH, BoolArray, Int32Array
+from world.event import WorldEvent
 from world.field import MAP, NEVER, SCREEN, UNSEEN, IntpArray
 from world.snapshot import Snapshot, TickEffects
 
-Cause = Literal["reset", "seen first", "moved", "acted", "nature", "unwatched", "own view"]
+Cause = Literal["reset", "seen first", "moved", "event", "acted", "nature", "unwatched", "own view"]
 """reset: an episode began. seen first: nobody had looked before. own view: an agent's screen or status, not the map."""
 
 
@@ -36,6 +38,8 @@ class CellChange:
     cause: Cause
     agents: tuple[int, ...]
     """Who explains it, several where it cannot be told whose act it was. Where nobody is to blame: who saw it."""
+    events: tuple[int, ...]
+    """Which events of the tick explain it, in the order of `TickStory.events`."""
     inferred: bool
     """Whether the cause is a conclusion rather than what the log says."""
     since: int
@@ -63,6 +67,8 @@ class TickStory:
     is_first: bool
     weights_version: int
     deeds: tuple[AgentDeed, ...]
+    events: tuple[WorldEvent, ...]
+    """What befell the tick, in order."""
     changes: tuple[CellChange, ...]
 
 
@@ -74,6 +80,7 @@ def stories(snapshot: Snapshot, effects: Iterable[TickEffects]) -> Iterator[Tick
             is_first=tick.is_first,
             weights_version=tick.weights_version,
             deeds=_deeds(snapshot, tick),
+            events=tuple(WorldEvent(kind, y, x) for kind, y, x in tick.events.tolist()),
             changes=_changes(snapshot, tick),
         )
         snapshot.apply(tick, verify=False)
@@ -122,7 +129,7 @@ def _changes(snapshot: Snapshot, tick: TickEffects, only: IntpArray | None = Non
         if not tick.is_first:
             tokens, _, seen = field.layers[layer].read(_one(y), _one(x))
             before, seen_at = int(tokens[0, 0]), int(seen[0])
-        cause, agents, inferred = _cause(snapshot, tick, layer, y, x, before, seen_at)
+        cause, agents, events, inferred = _cause(snapshot, tick, layer, y, x, before, seen_at)
         told.append(
             CellChange(
                 tick=tick.tick,
@@ -133,6 +140,7 @@ def _changes(snapshot: Snapshot, tick: TickEffects, only: IntpArray | None = Non
                 after=int(logged.token[index]),
                 cause=cause,
                 agents=agents,
+                events=events,
                 inferred=inferred,
                 since=seen_at,
             )
@@ -142,29 +150,33 @@ def _changes(snapshot: Snapshot, tick: TickEffects, only: IntpArray | None = Non
 
 def _cause(
     snapshot: Snapshot, tick: TickEffects, layer: int, y: int, x: int, before: int, seen_at: int
-) -> tuple[Cause, tuple[int, ...], bool]:
+) -> tuple[Cause, tuple[int, ...], tuple[int, ...], bool]:
+    """Return the cause, the agents and the events of the tick that explain it, and whether that is inferred."""
     layout, cell = snapshot.field.layout, np.array([y, x])
     if tick.is_first:
-        return "reset", (), False
+        return "reset", (), (), False
     if layer == SCREEN:
         own_rows = layout.rows - layout.map_rows
-        return "own view", (y // own_rows,) if own_rows else (), False
+        return "own view", (y // own_rows,) if own_rows else (), (), False
     low = cell - tick.poses + [layout.map_rows // 2, layout.cols // 2]
     sees = np.asarray(((low >= 0) & (low < [layout.map_rows, layout.cols])).all(axis=1))
     if before == UNSEEN:
-        return "seen first", _agents(sees), False
+        return "seen first", _chosen(sees), (), False
     moved = (tick.poses != snapshot.poses).any(axis=1)
     came_or_went = np.asarray(moved & ((tick.poses == cell).all(axis=1) | (snapshot.poses == cell).all(axis=1)))
     if came_or_went.any():
-        return "moved", _agents(came_or_went), True
+        return "moved", _chosen(came_or_went), (), True
+    befell = _chosen(np.asarray(np.abs(tick.events[:, 1:] - cell).max(axis=1, initial=0) <= EVENT_REACH))
+    if befell:
+        return "event", (), befell, True
     if seen_at < tick.tick - 1:
-        return "unwatched", _agents(sees), False
+        return "unwatched", _chosen(sees), (), False
     away = np.abs(snapshot.poses - cell)
     acted = (away.max(axis=1) <= 1) & ~moved & (tick.actions != 0)
     if acted.any():
         steps = np.where(acted, away.sum(axis=1), np.iinfo(np.int32).max)
-        return "acted", _agents(np.asarray(steps == steps.min())), True
-    return "nature", (), True
+        return "acted", _chosen(np.asarray(steps == steps.min())), (), True
+    return "nature", (), (), True
 
 
 def _forgotten(snapshot: Snapshot, tick: TickEffects, layer: int, y: int, x: int) -> CellChange:
@@ -178,12 +190,13 @@ def _forgotten(snapshot: Snapshot, tick: TickEffects, layer: int, y: int, x: int
         after=UNSEEN,
         cause="reset",
         agents=(),
+        events=(),
         inferred=False,
         since=int(seen[0]),
     )
 
 
-def _agents(chosen: BoolArray) -> tuple[int, ...]:
+def _chosen(chosen: BoolArray) -> tuple[int, ...]:
     return tuple(np.flatnonzero(chosen).tolist())
 
 

@@ -1,6 +1,6 @@
 """What persists of a world: its snapshot, and the effects that one tick has on it.
 
-Axes: A agents, D components of an agent's recurrent memory.
+Axes: A agents, D components of an agent's recurrent memory, n world events.
 """
 
 import hashlib
@@ -31,6 +31,8 @@ class TickEffects:
     """(A, 2) after the tick."""
     actions: Int32Array
     """(A,) that led here; zeros where `is_first`."""
+    events: Int32Array
+    """(n, 3) world events that befell the tick, in order: kind, y, x; none where `is_first`."""
     rewards: Float32Array
     """(A,)"""
     terminated: BoolArray

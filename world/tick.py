@@ -1,6 +1,7 @@
 """The tick: perceive, infer, remember, act, advance, write. Many worlds, grounded and dreamed, as one batch.
 
-Axes: B worlds, A agents, H × W cells of a window, R × C cells of a view, S status cells, D memory.
+Axes: B worlds, A agents, H × W cells of a window, R × C cells of a view, S status cells, D memory, E event slots,
+n events.
 
 Knows nothing of Redis or Ray. What a tick did is returned as effects; making them durable, and showing them to
 nobody before, is the host's part.
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.dream import DreamConfig, Dreamer, Dreamt
-from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Stepped, Uint8Array
+from world.envs.grounded import BY_CHANCE, EnvSpec, Eventful, Int32Array, Stepped, Uint8Array
 from world.errors import ConfigError, LivingWorldsError
-from world.event import MAX_EVENTS
+from world.event import MAX_EVENTS, drawn_events, event_rows, event_slots
 from world.field import Changes, Field, Uint16Array, Windows
 from world.live import LiveWorld, episode_seed
 from world.model.filter import Filter
@@ -29,6 +30,9 @@ from world.snapshot import TickEffects
 from world.trajectory import Transitions, displacement_class, displacement_of, turns_at
 from world.window import views_after
 
+_NO_EVENTS: Int32Array = np.zeros((0, 3), np.int32)
+_NO_EVENTS.setflags(write=False)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TickConfig:
@@ -36,11 +40,16 @@ class TickConfig:
 
     margin: int = 1
     """Cells around the view that the model is told of. An agent that moves by one sees only cells of its window."""
+    event_rate: float = 0.02
+    """World events a tick that befall a grounded world by themselves, near an agent, so that the model meets them. 0:
+    only those that are told from outside."""
     dream: DreamConfig = field(default_factory=DreamConfig)
 
     def __post_init__(self) -> None:
         if not 1 <= self.margin <= 8:
             raise ConfigError(f"tick.margin must lie in 1 … 8, got {self.margin}")
+        if not 0.0 <= self.event_rate <= 1.0:
+            raise ConfigError(f"tick.event_rate must lie in [0, 1], got {self.event_rate}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +66,20 @@ class Ticker:
     def __init__(self, spec: EnvSpec, tokenizer: Tokenizer, config: TickConfig, model_config: WorldModelConfig) -> None:
         self._tokenizer, self._filter, self._config = tokenizer, Filter(tokenizer), config
         self._margin = config.margin if spec.layout.map_rows else 0
-        self._turn_order = spec.turn_order
+        self._spec = spec
         self._model = WorldModel(model_config, spec, tokenizer.vocab_size).eval()
         self._dreamer = Dreamer(self._model, config.dream)
-        self._num_actions = spec.num_actions
         self.weights_version = 0
 
     @property
     def num_actions(self) -> int:
         """Actions that an agent can choose from."""
-        return self._num_actions
+        return self._spec.num_actions
+
+    @property
+    def num_events(self) -> int:
+        """Kinds of world events that can befall a world."""
+        return len(self._spec.events)
 
     @property
     def model(self) -> WorldModel:
@@ -81,13 +94,17 @@ class Ticker:
         self._model.load_state_dict(dict(weights))
         self.weights_version = version
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
         """Advance each world by one tick, in place; answers in order.
 
         `actions` (B, A) are taken instead of what the worlds' policies would do; a negative one leaves its agent to
-        the policy.
+        the policy. `events` (B, E, 3) befall the worlds, but none a world that begins an episode.
         """
         given = {id(world): actions[i] for i, world in enumerate(worlds)} if actions is not None else {}
+        told = {id(world): event_rows(events[i]) for i, world in enumerate(worlds)} if events is not None else {}
+        assert not any(len(told[id(w)]) for w in worlds if w.ended and told), "an event at the reset of a world"
         grounded = [w for w in worlds if not w.ended and w.env is not None]
         dreamed = [w for w in worlds if not w.ended and w.env is None]
         if dreamed and not self.weights_version:
@@ -95,12 +112,13 @@ class Ticker:
         answers = {id(w): self._reset(w) for w in worlds if w.ended}
         for group, advance in ((grounded, self._step), (dreamed, self._dream)):
             if group:
-                answers |= zip(map(id, group), advance(group, given), strict=True)
+                answers |= zip(map(id, group), advance(group, given, told), strict=True)
         return [answers[id(world)] for world in worlds]
 
-    def slots(self, worlds: Sequence[LiveWorld], windows: Sequence[Windows]) -> Slots:
-        """Return what the model is told of these worlds."""
-        nothing = np.zeros((len(worlds), MAX_EVENTS, 3), np.int32)
+    def slots(
+        self, worlds: Sequence[LiveWorld], windows: Sequence[Windows], events: Sequence[Int32Array] = ()
+    ) -> Slots:
+        """Return what the model is told of these worlds, and the events (n, 3) of each, if there are any."""
         identity = np.arange(len(worlds[0].snapshot.poses))
         return Slots.from_arrays(
             tokens=np.stack([w.tokens for w in windows]),
@@ -110,7 +128,7 @@ class Ticker:
             turns=np.stack([self._turns(w) for w in worlds]),
             memory=np.stack([w.snapshot.memory for w in worlds]),
             identity=np.broadcast_to(identity, (len(worlds), len(identity))),
-            events=nothing,
+            events=np.stack([event_slots(rows) for rows in events or [_NO_EVENTS] * len(worlds)]),
         )
 
     def windows(self, world: LiveWorld) -> Windows:
@@ -123,7 +141,27 @@ class Ticker:
         return y, x
 
     def _turns(self, world: LiveWorld) -> Uint8Array:
-        return turns_at(world.snapshot.tick, len(world.snapshot.poses), self._turn_order)
+        return turns_at(world.snapshot.tick, len(world.snapshot.poses), self._spec.turn_order)
+
+    def _befall(self, world: LiveWorld, told: Int32Array) -> Int32Array:
+        """Announce to a grounded world what befalls its next tick, and return it (n, 3): what was told comes first."""
+        snapshot, layout = world.snapshot, world.snapshot.field.layout
+        events = told
+        if self._config.event_rate and self._spec.events:
+            drawn = drawn_events(
+                snapshot.seed,
+                snapshot.tick,
+                self._config.event_rate,
+                poses=snapshot.poses,
+                view=(layout.map_rows, layout.cols),
+                num_kinds=self.num_events,
+            )
+            events = np.concatenate([told, drawn])[:MAX_EVENTS] if len(drawn) else told
+        if len(events):
+            env: object = world.env
+            assert isinstance(env, Eventful), f"{world.env_name} executes no events"
+            env.announce(events)
+        return events
 
     def _reset(self, world: LiveWorld) -> Ticked:
         assert world.env is not None
@@ -139,6 +177,7 @@ class Ticker:
             observed.poses,
             is_first=True,
             actions=np.zeros(len(none), np.int32),
+            events=_NO_EVENTS,
             rewards=np.zeros(len(none), np.float32),
             terminated=none,
             truncated=none,
@@ -146,9 +185,11 @@ class Ticker:
         world.ended, world.is_first = False, True
         return Ticked(effects, None)
 
-    def _step(self, worlds: Sequence[LiveWorld], given: Mapping[int, Int32Array]) -> list[Ticked]:
+    def _step(
+        self, worlds: Sequence[LiveWorld], given: Mapping[int, Int32Array], told: Mapping[int, Int32Array]
+    ) -> list[Ticked]:
         windows = [self.windows(world) for world in worlds]
-        actions, steps = [], []
+        actions, events, steps = [], [], []
         for world in worlds:
             assert world.env is not None and world.policy is not None
             chosen = given.get(id(world))
@@ -156,6 +197,7 @@ class Ticker:
                 own = world.policy.act(world.env, world.snapshot.tick)
                 chosen = own if chosen is None else np.where(chosen < 0, own, chosen).astype(np.int32)
             actions.append(chosen)
+            events.append(self._befall(world, told.get(id(world), _NO_EVENTS)))
             steps.append(world.env.step(actions[-1]))
         agents = len(actions[0])
         remembered = [w.snapshot.field.views(s.observed.poses) for w, s in zip(worlds, steps, strict=True)]
@@ -171,6 +213,7 @@ class Ticker:
                 step.observed.poses,
                 is_first=False,
                 actions=actions[i],
+                events=events[i],
                 rewards=step.rewards,
                 terminated=step.terminated,
                 truncated=step.truncated,
@@ -181,10 +224,13 @@ class Ticker:
             world.ended = bool((step.terminated | step.truncated).all())
         return done
 
-    def _dream(self, worlds: Sequence[LiveWorld], given: Mapping[int, Int32Array]) -> list[Ticked]:
+    def _dream(
+        self, worlds: Sequence[LiveWorld], given: Mapping[int, Int32Array], told: Mapping[int, Int32Array]
+    ) -> list[Ticked]:
         windows = [self.windows(world) for world in worlds]
+        events = [told.get(id(world), _NO_EVENTS) for world in worlds]
         dreamt = self._dreamer.tick(
-            self.slots(worlds, windows),
+            self.slots(worlds, windows, events),
             [world.snapshot.seed for world in worlds],
             [world.snapshot.tick for world in worlds],
             np.stack([given[id(world)] for world in worlds]) if given else None,
@@ -201,6 +247,7 @@ class Ticker:
                 before + moved,
                 is_first=False,
                 actions=dreamt.actions[i],
+                events=events[i],
                 rewards=dreamt.rewards[i],
                 terminated=dreamt.terminated[i],
                 truncated=np.zeros_like(dreamt.terminated[i]),
@@ -236,6 +283,7 @@ class Ticker:
         *,
         is_first: bool,
         actions: Int32Array,
+        events: Int32Array,
         rewards: NDArray[np.float32],
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
@@ -249,6 +297,7 @@ class Ticker:
             is_first=is_first,
             poses=poses,
             actions=actions,
+            events=events,
             rewards=rewards,
             terminated=terminated,
             truncated=truncated,
@@ -273,9 +322,9 @@ class Ticker:
             windows.ages,
             windows.status,
             before,
-            turns_at(effects.tick - 1, len(before), self._turn_order),
+            turns_at(effects.tick - 1, len(before), self._spec.turn_order),
             started,
-            np.zeros((MAX_EVENTS, 3), np.int32),
+            event_slots(effects.events),
             effects.actions,
             effects.rewards,
             effects.terminated,

@@ -12,7 +12,7 @@ from world.store.segment import Segment, encode_segment, logged
 from world.store.upgrade import SCHEMA_VERSION
 
 HERE = Path(__file__).parent
-SEED, NUM_TICKS = 20, 40
+SEED, NUM_TICKS = 20, 42
 BASE = bytes(range(16))
 
 
@@ -33,6 +33,7 @@ def contents() -> dict[str, bytes]:
         "ticks": NUM_TICKS,
         "poses": last.poses.tolist(),
         "actions": last.actions.tolist(),
+        "events": [tick.events.tolist() for tick in ticks],
         "rewards": last.rewards.tolist(),
         "memory": last.memory.tobytes().hex(),
         "tokens": last.changes.token.tolist(),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.store_cases import LivingField, equal_effects
 from world.envs.grounded import ViewLayout
 from world.errors import CorruptRecord, StoreFull
+from world.event import MAX_EVENTS
 from world.field import Changes
 from world.snapshot import Snapshot, TickEffects
 from world.store import codec
@@ -35,12 +36,16 @@ def reframed(magic: bytes, raw: bytes) -> bytes:
 def ticks(draw: st.DrawFn) -> TickEffects:
     num_agents, num_changes = draw(st.integers(1, 5)), draw(st.integers(0, 20))
     random_ = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_events = draw(st.integers(0, MAX_EVENTS))
     far = draw(st.sampled_from((3, 200, 40_000, 2**31 - 1)))
     return TickEffects(
         tick=draw(st.integers(0, 2**31 - 1)),
         is_first=draw(st.booleans()),
         poses=random_.integers(-far, far, (num_agents, 2)).astype(np.int32),
         actions=random_.integers(0, 300, num_agents).astype(np.int32),
+        events=np.concatenate(
+            [random_.integers(1, 9, (num_events, 1)), random_.integers(-far, far, (num_events, 2))], axis=1
+        ).astype(np.int32),
         rewards=random_.choice(np.array([0.0, -0.0, 1.5, np.nan, np.inf], np.float32), num_agents),
         terminated=random_.random(num_agents) < 0.5,
         truncated=np.zeros(num_agents, np.bool_),
@@ -95,10 +100,12 @@ def test_a_snapshot_without_poses_comes_back_equal() -> None:
 def test_another_implementation_reads_the_bodies_as_plain_msgpack() -> None:
     life = LivingField(1)
     effects = life.step()
-    raw = unseal(b"LWef", 1, encode_effects(effects), 1 << 20)
+    raw = unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20)
     fields = msgpack.unpackb(raw)
     assert fields[:4] == [1, True, 3, effects.state_digest]
-    assert msgpack.unpackb(unseal(b"LWsn", 1, encode_snapshot(life.snapshot), 1 << 28))[0] == "dreamed"
+    assert (
+        msgpack.unpackb(unseal(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28))[0] == "dreamed"
+    )
 
 
 def mutated(random_: random.Random, data: bytes) -> bytes:
@@ -138,7 +145,7 @@ def test_mutated_bodies_under_a_right_checksum_decode_to_their_schema_or_are_cor
     magic, frame = (
         (b"LWef", encode_effects(effects)) if kind == "effects" else (b"LWsn", encode_snapshot(life.snapshot))
     )
-    raw = unseal(magic, 1, frame, 1 << 28)
+    raw = unseal(magic, codec.SCHEMA_VERSION, frame, 1 << 28)
     random_ = random.Random(1)
     outcomes = [0, 0]
     for _ in range(2000 if kind == "effects" else 400):
@@ -228,7 +235,7 @@ def test_bytes_that_are_neither_true_nor_false_are_corrupt() -> None:
 def test_chunks_that_lie_absurdly_far_apart_are_neither_written_nor_read() -> None:
     life = LivingField(1)
     life.step()
-    raw = unseal(b"LWsn", 1, encode_snapshot(life.snapshot), 1 << 28)
+    raw = unseal(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28)
     fields = msgpack.unpackb(raw)
     coordinates = np.array([[-(2**30), 0], [2**30, 0]], np.int32)
     chunk = [[5, [2, 256, 4], b""], [5, [2, 256], b""]]
@@ -257,7 +264,20 @@ def test_chunks_that_lie_absurdly_far_apart_are_neither_written_nor_read() -> No
 
 
 def test_a_record_with_an_unknown_field_is_corrupt() -> None:
-    raw = unseal(b"LWef", 1, encode_effects(LivingField(1).step()), 1 << 20)
+    raw = unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(LivingField(1).step()), 1 << 20)
     fields = msgspec.msgpack.decode(raw)
     with pytest.raises(CorruptRecord):
         decode_effects(reframed(b"LWef", msgspec.msgpack.encode([*fields, 1])))
+
+
+@pytest.mark.parametrize("events", [[[0, 1, 1]], [[1, 2**31, 1]], [[1, 1]], [[1, 1, 1]] * (MAX_EVENTS + 1), [], None])
+def test_events_that_cannot_have_been_are_corrupt(events: Any) -> None:
+    effects = LivingField(1).steps(7)[-1]
+    fields = msgpack.unpackb(unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20))
+    assert fields[-2] == effects.events.tolist() == [[2, 7, -7]]
+    fields[-2] = events
+    if events == []:
+        assert decode_effects(reframed(b"LWef", msgpack.packb(fields))).events.shape == (0, 3)
+        return
+    with pytest.raises(CorruptRecord):
+        decode_effects(reframed(b"LWef", msgpack.packb(fields)))

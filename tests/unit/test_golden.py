@@ -29,12 +29,19 @@ def held(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _events(held: dict[str, Any]) -> list[list[list[int]]]:
+    """World events of each tick; before schema 2 there were none."""
+    found: list[list[list[int]]] = held.get("events", [[]] * int(held["ticks"]))
+    return found
+
+
 def test_golden_effects_decode(folder: Path, held: dict[str, Any]) -> None:
     effects = decode_effects((folder / "effects.bin").read_bytes())
     assert effects.state_digest.hex() == held["state"]
     assert effects.poses.tolist() == held["poses"]
     assert effects.actions.tolist() == held["actions"]
     assert effects.rewards.tolist() == held["rewards"]
+    assert effects.events.tolist() == _events(held)[-1]
     assert effects.memory.tobytes().hex() == held["memory"]
     assert (effects.changes.token.tolist(), effects.changes.y.tolist()) == (held["tokens"], held["rows"])
 
@@ -50,8 +57,10 @@ def test_golden_segments_lead_to_the_state_they_led_to(folder: Path, held: dict[
     segment = decode_segment((folder / "segment.bin").read_bytes())
     assert (segment.first, segment.last, segment.end.hex()) == (1, held["ticks"], held["chain"])
     snapshot, _ = snapshot_of(segment.keyframe)
-    for tick in segment.ticks:
-        snapshot.apply(effects_of(tick.payload))
+    for tick, events in zip(segment.ticks, _events(held), strict=True):
+        effects = effects_of(tick.payload)
+        assert effects.events.tolist() == events
+        snapshot.apply(effects)
     assert snapshot.digest().hex() == held["state"]
 
 

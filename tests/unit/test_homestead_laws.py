@@ -9,6 +9,7 @@ import pytest
 from tests.evaluation_cases import every_look
 from tests.model_cases import small_config
 from world.envs.catalog import make_policy
+from world.envs.homestead.events import CLEARING, RAIN, WALL
 from world.envs.homestead.tiles import (
     AGENT_CODE,
     FACING_CODE,
@@ -36,11 +37,11 @@ assert TABLE is not None
 
 
 @cache
-def _lived(policy: str, ticks: int = 300) -> Transitions:
+def _lived(policy: str, ticks: int = 300, *, event_rate: float = 0.0) -> Transitions:
     world = begin(WorldId("w"), env_name=ENV, seed=7, memory_size=4)
     assert world.env is not None
     world.policy = make_policy(policy, world.env.spec, 7)
-    ticker = Ticker(world.env.spec, TOKENIZER, TickConfig(), small_config())
+    ticker = Ticker(world.env.spec, TOKENIZER, TickConfig(event_rate=event_rate), small_config())
     rows = [ticker.tick([world])[0].row for _ in range(ticks + 1)]
     return Transitions.stack([row for row in rows if row is not None])
 
@@ -53,6 +54,15 @@ def _broken(ticks: Transitions) -> dict[str, int]:
 def test_truth_breaks_no_law(policy: str) -> None:
     assert _broken(_lived(policy)) == {}
     assert set(broken_laws(_lived(policy)[:1], TABLE)) == set(LAWS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", ["mixed", "random", "builder", "forager"])
+def test_truth_breaks_no_law_whatever_befalls_it(policy: str) -> None:
+    ticks = _lived(policy, event_rate=0.5)
+    assert (ticks.events[..., 0] > 0).sum() > 120
+    assert _broken(ticks) == {}
+    untold = _broken(replace(ticks, events=np.zeros_like(ticks.events)))
+    assert untold["uncaused"] > 30 and set(untold) <= {"uncaused", "transaction"}
 
 
 def _still(action: int = Action.NOOP) -> Transitions:
@@ -191,6 +201,36 @@ def test_what_changes_by_itself_is_found_unless_it_grows() -> None:
     grown.next_tokens[0, 0][at] = _token(THING_CODE + Thing.BUSH_RIPE)
     assert not broken_laws(grown, TABLE)["uncaused"][0, 0]  # type: ignore[arg-type]
     assert is_landmark(np.array([FIRST_LANDMARK])).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset", "was", "becomes", "lawful"),
+    [
+        (RAIN, (2, 0), GROUND_CODE, THING_CODE + Thing.SAPLING, True),
+        (RAIN, (1, 0), GROUND_CODE, THING_CODE + Thing.SAPLING, False),
+        (RAIN, (2, 0), GROUND_CODE + 5, THING_CODE + Thing.SAPLING, False),
+        (RAIN, (2, 0), GROUND_CODE, THING_CODE + Thing.YOUNG_TREE, False),
+        (WALL, (0, -2), GROUND_CODE + 5, THING_CODE + Thing.STONE, True),
+        (WALL, (1, 0), GROUND_CODE, THING_CODE + Thing.STONE, False),
+        (WALL, (0, 3), GROUND_CODE, THING_CODE + Thing.STONE, False),
+        (WALL, (0, 0), THING_CODE + Thing.TREE, THING_CODE + Thing.STONE, False),
+        (CLEARING, (1, -2), THING_CODE + Thing.STONE, GROUND_CODE, True),
+        (CLEARING, (1, -2), THING_CODE + Thing.TREE, GROUND_CODE, False),
+        (CLEARING, (-3, 0), THING_CODE + Thing.STONE, GROUND_CODE, False),
+        (0, (0, 0), GROUND_CODE, THING_CODE + Thing.STONE, False),
+    ],
+)
+def test_events_change_what_their_kind_may_and_where(
+    kind: int, offset: tuple[int, int], was: int, becomes: int, lawful: bool
+) -> None:
+    ticks = _still()
+    at = _bare(ticks)
+    ticks.tokens[0, 0][(*at, 0)] = _token(was)
+    ticks.next_tokens[0, 0][at] = _token(becomes)
+    ticks.ages[0, 0][(*at, -1)] = ticks.ages[0, 0, 5, 5, -1]
+    place = ticks.poses[0, 0] + at - (5, 5) - offset
+    befallen = replace(ticks, events=np.array([[[0, 0, 0], [kind, *place]]], np.int32))
+    assert bool(broken_laws(befallen, TABLE)["uncaused"][0, 0]) != lawful  # type: ignore[arg-type]
 
 
 def test_rates_are_those_of_dreams_less_what_truth_seems_to_break() -> None:

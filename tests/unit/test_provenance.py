@@ -8,8 +8,11 @@ import pytest
 from tests.store_cases import LivingField
 from world.difference import difference
 from world.envs.catalog import make_env
+from world.envs.grounded import BY_EVENT, EVENT_REACH
+from world.envs.homestead.events import RAIN
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.errors import ConfigError
+from world.event import WorldEvent
 from world.live import begin
 from world.model.world_model import WorldModelConfig
 from world.provenance import cell_changes, stories
@@ -27,7 +30,8 @@ def copy_of(snapshot: Snapshot) -> Snapshot:
 def test_inferred_causes_agree_with_the_truth_of_homestead() -> None:
     env = make_env("homestead")
     config = WarmupConfig(explored_seeds=1, explored_ticks=20, surveyed_seeds=12)
-    ticker = Ticker(env.spec, make_tokenizer(env, config, lambda doing, done: None), TickConfig(), WorldModelConfig())
+    tokenizer = make_tokenizer(env, config, lambda doing, done: None)
+    ticker = Ticker(env.spec, tokenizer, TickConfig(event_rate=0.1), WorldModelConfig())
     live = begin(WorldId("w"), env_name="homestead", seed=3, memory_size=16)
     ticker.tick([live])
     start, effects, truths = copy_of(live.snapshot), [], {}
@@ -36,7 +40,7 @@ def test_inferred_causes_agree_with_the_truth_of_homestead() -> None:
         assert isinstance(live.env, HomesteadGrounded)
         causes = live.env.causes(live.env.simulation.state.tick)
         truths[effects[-1].tick] = {(int(y), int(x)): int(cause) for y, x, cause in causes}
-    by_agents = by_nature = right_agents = right_nature = 0
+    by_agents = by_nature = by_events = right_agents = right_nature = right_events = 0
     for story in stories(copy_of(start), effects):
         for change in story.changes:
             truth = truths[story.tick].get((change.y, change.x))
@@ -45,11 +49,21 @@ def test_inferred_causes_agree_with_the_truth_of_homestead() -> None:
             if truth >= 0:
                 by_agents += 1
                 right_agents += change.cause in ("moved", "acted") and change.agents == (truth,)
+            elif truth == BY_EVENT:
+                by_events += 1
+                told = [story.events[index] for index in change.events]
+                right_events += change.cause == "event" and all(
+                    max(abs(event.y - change.y), abs(event.x - change.x)) <= EVENT_REACH for event in told
+                )
+            elif change.cause == "event":
+                assert any(story.events[index].kind == RAIN for index in change.events), "chance, and no rain"
             else:
                 by_nature += 1
                 right_nature += change.cause == "nature"
     assert by_agents > 500
     assert right_agents / by_agents > 0.98
+    assert by_events > 30
+    assert right_events / by_events > 0.95
     assert by_nature > 10
     assert right_nature / by_nature > 0.8
 
@@ -73,11 +87,12 @@ def test_every_change_of_a_cell_is_told_with_what_it_was_before() -> None:
     assert [change for change in whole if (change.layer, change.y, change.x) == ("map", y, x)] == told
 
 
-def test_stories_tell_what_every_agent_did() -> None:
+def test_stories_tell_what_every_agent_did_and_what_befell() -> None:
     life = LivingField(4)
-    start, effects = copy_of(life.snapshot), life.steps(5)
+    start, effects = copy_of(life.snapshot), life.steps(7)
     told = list(stories(start, effects))
-    assert [story.tick for story in told] == [1, 2, 3, 4, 5]
+    assert [story.tick for story in told] == [1, 2, 3, 4, 5, 6, 7]
+    assert [story.events for story in told] == [()] * 6 + [(WorldEvent(2, 7, -7),)]
     assert told[0].is_first
     assert {change.cause for change in told[0].changes} == {"reset"}
     for story, tick in zip(told, effects, strict=True):

@@ -41,7 +41,7 @@ def _empty(like: Snapshot) -> Snapshot:
 
 def _assert_same_effects(mine: TickEffects, its: TickEffects) -> None:
     assert (mine.tick, mine.is_first, mine.state_digest) == (its.tick, its.is_first, its.state_digest)
-    for name in ("poses", "actions", "rewards", "terminated", "truncated", "memory"):
+    for name in ("poses", "actions", "events", "rewards", "terminated", "truncated", "memory"):
         np.testing.assert_array_equal(getattr(mine, name), getattr(its, name), err_msg=name)
     for name in ("layer", "y", "x", "token"):
         np.testing.assert_array_equal(getattr(mine.changes, name), getattr(its.changes, name), err_msg=name)

@@ -2,7 +2,8 @@
 
 What the field does not show is not judged: a cell that nobody saw just before, or what lies under somebody.
 
-Axes: T ticks (of any worlds), A agents, H × W cells of a window, K tokens a cell remembers, S status cells.
+Axes: T ticks (of any worlds), A agents, H × W cells of a window, K tokens a cell remembers, S status cells, E event
+slots.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from world.envs.grounded import BoolArray, Int32Array
+from world.envs.grounded import EVENT_REACH, BoolArray, Int32Array
+from world.envs.homestead.events import CLEARED, CLEARING, EVENTS, RAIN, RIPENING, WALL, WHERE
 from world.envs.homestead.tiles import (
     AGENT_CODE,
     DOOR_WOOD,
@@ -37,7 +39,7 @@ from world.trajectory import Transitions, displacement_of
 LAWS = ("agents", "movement", "placement", "landmarks", "terrain", "inventory", "transaction", "uncaused")
 """Each agent is where its pose says and nowhere else; moves only as it acted; never into what blocks; landmarks and
 walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing changes by itself
-but what grows."""
+but what grows, or what a world event makes of cells near its place."""
 _NOW = age_buckets(np.zeros(1, np.int32), 0)[0]
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
 _WALL = ground_code(Terrain.WALL)
@@ -119,6 +121,27 @@ def _may_change() -> NDArray[np.bool_]:
     return table
 
 
+def _may_befall() -> NDArray[np.bool_]:
+    """Return (kinds + 1, codes, codes): which content can become which by each kind of world event."""
+    table = np.zeros((len(EVENTS) + 1, NUM_CODES, NUM_CODES), np.bool_)
+    grass = tuple(range(GROUND_CODE, GROUND_CODE + NUM_PAINTS + 1))
+    table[RAIN][np.ix_(grass, _SAPLING)] = True
+    table[WALL][np.ix_(_BARE_GROUND, _STONE)] = True
+    for bare, ripe in GROWS.items():
+        table[RIPENING, bare, ripe] = True
+    table[CLEARING][np.ix_(tuple(THING_CODE + thing for thing in CLEARED), _BARE_GROUND)] = True
+    return table
+
+
+def _may_reach() -> NDArray[np.bool_]:
+    """Return (kinds + 1, 5, 5): which cells about its place each kind of world event may change."""
+    table = np.zeros((len(EVENTS) + 1, 2 * EVENT_REACH + 1, 2 * EVENT_REACH + 1), np.bool_)
+    for kind, cells in enumerate(WHERE, start=1):
+        table[kind, [dy + EVENT_REACH for dy, _ in cells], [dx + EVENT_REACH for _, dx in cells]] = True
+    return table
+
+
+_BEFALLS, _REACHES = _may_befall(), _may_reach()
 _CHANGES = _may_change()
 _CHANGES_AT_ALL: BoolArray = np.logical_or.reduce(_CHANGES, axis=0)
 _ACTING = (Action.USE, Action.PLACE, Action.PLANT, Action.PAINT)
@@ -143,6 +166,8 @@ class _Scene:
     """(T, A, H, W) codes after; `NO_CODE` where nobody looks."""
     known: Int32Array
     """(T, A, H, W) codes before, of any age."""
+    events: Int32Array
+    """(T, E, 3) kind, y, x of what befell the tick; kind 0 is an empty slot."""
     content: Int32Array
     """(T, A, H, W) what was there before, bodies aside, where it was in sight; `NO_CODE` where that is not known."""
 
@@ -184,6 +209,7 @@ def _scene(ticks: Transitions, table: CodeTable) -> _Scene:
         x=places[..., 1],
         shown=table.codes(ticks.next_tokens),
         known=past[..., 0],
+        events=ticks.events,
         content=np.where(in_sight, newest, NO_CODE).astype(np.int32),
     )
 
@@ -197,6 +223,15 @@ def _at(scene: _Scene, places: Int32Array, agent: int) -> BoolArray:
     y, x = (places[:, agent, axis, None, None, None] for axis in (0, 1))
     at: BoolArray = (scene.y == y) & (scene.x == x)
     return at
+
+
+def _befallen(scene: _Scene, slot: int) -> BoolArray:
+    """Return which cells (T, A, H, W) of all windows the event of a slot may have changed."""
+    kind, y, x = (scene.events[:, slot, part, None, None, None] for part in range(3))
+    dy, dx = scene.y - y, scene.x - x
+    near = (np.abs(dy) <= EVENT_REACH) & (np.abs(dx) <= EVENT_REACH)
+    reached: BoolArray = near & _REACHES[kind, np.where(near, dy, 0) + EVENT_REACH, np.where(near, dx, 0) + EVENT_REACH]
+    return reached
 
 
 def _agents(scene: _Scene) -> BoolArray:
@@ -267,6 +302,7 @@ def _gifts(scene: _Scene) -> NDArray[np.intp]:
 def _transaction(scene: _Scene, ahead: Int32Array, acting: BoolArray) -> BoolArray:
     change = scene.held[1] - scene.held[0]
     alone = _gifts(scene) == 0
+    befallen = np.logical_or.reduce([_befallen(scene, slot) for slot in range(scene.events.shape[1])])
     broken = np.zeros(scene.actions.shape, np.bool_)
     for agent in range(scene.actions.shape[1]):
         place = _at(scene, ahead, agent)[:, agent]
@@ -274,6 +310,7 @@ def _transaction(scene: _Scene, ahead: Int32Array, acting: BoolArray) -> BoolArr
         after = np.where(place, scene.shown[:, agent], NO_CODE).max(axis=(1, 2))
         others = acting & (ahead == ahead[:, agent, None]).all(axis=2)
         clear = alone[:, agent] & acting[:, agent] & (others.sum(axis=1) == 1)
+        clear &= ~(place & befallen[:, agent]).any(axis=(1, 2))
         clear &= (before != NO_CODE) & (after != NO_CODE) & ~is_body(after) & (scene.held[0][:, agent] >= 0).all(axis=1)
         for action, deals in _DEALS.items():
             for was, becomes, deal in deals:
@@ -297,6 +334,10 @@ def _uncaused(scene: _Scene, ahead: Int32Array, acting: BoolArray) -> BoolArray:
         at = _at(scene, ahead, agent) & acting[:, agent, None, None, None]
         allowed |= at & _CHANGES[scene.actions[:, agent, None, None, None], before, after]
         count += at
-    # Two who act on one cell in one tick may make anything of it, one after the other.
+    for slot in range(scene.events.shape[1]):
+        at = _befallen(scene, slot)
+        allowed |= at & _BEFALLS[scene.events[:, slot, 0, None, None, None], before, after]
+        count += at
+    # Two who act on one cell in one tick may make anything of it, one after the other; so may an event and whoever.
     broken: BoolArray = (changed & ~allowed & (count < 2)).any(axis=(2, 3))
     return broken

@@ -89,6 +89,7 @@ def synthetic_effects(snapshot: Snapshot, seed: int) -> Iterator[TickEffects]:
             is_first=first,
             poses=poses,
             actions=random.integers(0, 10, _AGENTS).astype(np.int32),
+            events=np.zeros((0, 3), np.int32),
             rewards=(random.random(_AGENTS) < 0.02).astype(np.float32),
             terminated=np.zeros(_AGENTS, np.bool_),
             truncated=np.zeros(_AGENTS, np.bool_),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array, ViewLayout
 from world.errors import CorruptRecord, StoreFull
+from world.event import MAX_EVENTS
 from world.field import Changes, Field, Layer, Uint16Array
 from world.snapshot import Float16Array, Snapshot, TickEffects
 from world.store.frame import ArrayReader, PackedArray, pack_array, seal, unseal_any
@@ -30,7 +31,9 @@ _LAYER_ARRAYS: Final = ("coordinates", "tokens", "set_at", "seen_at")
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**12)]
+_Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Event = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 _Chain = Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)]
 
@@ -49,7 +52,10 @@ class _Effects(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     y: PackedArray
     x: PackedArray
     token: PackedArray
+    events: Annotated[tuple[tuple[_Event, _Int32, _Int32], ...], msgspec.Meta(max_length=MAX_EVENTS)]
+    """Not a packed array: that there are none, as mostly, takes one byte."""
     memory: PackedArray
+    """The last, as `segment` relies on."""
 
 
 class _Layout(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +130,7 @@ def effects_payload(effects: TickEffects) -> bytes:
         y=pack_array(changes.y, narrow=True),
         x=pack_array(changes.x, narrow=True),
         token=pack_array(changes.token, narrow=True),
+        events=tuple((kind, y, x) for kind, y, x in effects.events.tolist()),
         memory=pack_array(effects.memory),
     )
     arrays = (getattr(effects, name) for name in ("poses", "actions", "rewards", "terminated", "truncated", "memory"))
@@ -160,6 +167,7 @@ def effects_of(payload: bytes) -> TickEffects:
             cast(Int32Array, array("x", np.int32, num_changes)),
             cast(Uint16Array, array("token", np.uint16, num_changes)),
         ),
+        events=np.array(record.events, np.int32).reshape(-1, 3),
         memory=cast(Float16Array, array("memory", np.float16, num_agents, None)),
     )
 

@@ -11,11 +11,13 @@ import msgspec
 
 from world.errors import CorruptRecord
 
-SCHEMA_VERSION: Final = 1
-"""Of effects, snapshots and the fields of a world's record."""
+SCHEMA_VERSION: Final = 2
+"""Of effects, snapshots and the fields of a world's record. 2: effects name the world events of their tick."""
 
 Fields: TypeAlias = list[Any]
 Upgrade: TypeAlias = Callable[[Fields], Fields]
+_EFFECTS_1: Final = 14
+"""Fields of effects in version 1."""
 
 
 def unchanged(fields: Fields) -> Fields:
@@ -23,10 +25,23 @@ def unchanged(fields: Fields) -> Fields:
     return fields
 
 
-EFFECTS_UPGRADES: Final[tuple[Upgrade, ...]] = ()
+def without_events(fields: Fields) -> Fields:
+    """Return the effects of a tick which nobody could befall, before there were world events."""
+    *others, memory = fields
+    if len(others) != _EFFECTS_1 - 1:
+        raise ValueError(f"expected {_EFFECTS_1} fields, got {len(fields)}")
+    return [*others, [], memory]
+
+
+def same_record(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the fields of a record that the next version did not change."""
+    return fields
+
+
+EFFECTS_UPGRADES: Final[tuple[Upgrade, ...]] = (without_events,)
 """Element i turns version i + 1 into version i + 2."""
-SNAPSHOT_UPGRADES: Final[tuple[Upgrade, ...]] = ()
-RECORD_UPGRADES: Final[tuple[Callable[[dict[bytes, bytes]], dict[bytes, bytes]], ...]] = ()
+SNAPSHOT_UPGRADES: Final[tuple[Upgrade, ...]] = (unchanged,)
+RECORD_UPGRADES: Final[tuple[Callable[[dict[bytes, bytes]], dict[bytes, bytes]], ...]] = (same_record,)
 
 
 def upgraded(kind: str, payload: bytes, upgrades: Sequence[Upgrade]) -> bytes:

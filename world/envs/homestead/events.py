@@ -1,7 +1,7 @@
 """World events: what befalls a homestead from outside, within two cells of a place, and what can grow there.
 
-An event changes no cell in which somebody stands, and nothing at all where its place is not on the map. Rain looks one
-cell further than it falls, as planting does.
+What a cell becomes follows from that cell alone. An event changes none in which somebody stands, and nothing at all
+where its place is not on the map.
 """
 
 from world.envs.grounded import BY_CHANCE, BY_EVENT, EVENT_REACH
@@ -19,10 +19,10 @@ CLEARED = frozenset({Thing.STONE, Thing.SAPLING, Thing.YOUNG_TREE})
 
 _OFFSETS = range(-EVENT_REACH, EVENT_REACH + 1)
 _EVERYWHERE = tuple((dy, dx) for dy in _OFFSETS for dx in _OFFSETS)
-# Rain falls on every second cell: no two of them touch, so what one gets is nothing to the others.
+# Rain falls on every second cell, so that one can still pass between what grows of it.
 _EVERY_SECOND = tuple((dy, dx) for dy, dx in _EVERYWHERE if dy % 2 == 0 and dx % 2 == 0)
-_WHERE = (_EVERY_SECOND, tuple((0, dx) for dx in _OFFSETS), _EVERYWHERE, _EVERYWHERE)
-"""Places that an event looks at, about its own, by kind from 1."""
+WHERE = (_EVERY_SECOND, tuple((0, dx) for dx in _OFFSETS), _EVERYWHERE, _EVERYWHERE)
+"""Cells that an event may change, about its place, by kind from 1."""
 _RIPENED = {**RIPENS, Thing.COMMONS_BARE: Thing.COMMONS_RIPE}
 _SAPLING_KEY, _RAIN_KEY = 3 << 20, 4 << 20
 
@@ -38,14 +38,14 @@ class EventfulMap(LiveMap):
         if not (0 <= y < height and 0 <= x < width):
             return
         fall = (self._rain, self._raise_stone, self._ripen, self._clear)[kind - 1]
-        for dy, dx in _WHERE[kind - 1]:
+        for dy, dx in WHERE[kind - 1]:
             row, col = y + dy, x + dx
             if 0 <= row < height and 0 <= col < width and not self.occupant[row * width + col]:
                 fall(row * width + col)
 
     def _rain(self, cell: int) -> None:
         state = self.state
-        if unit(draw(state.seed, state.tick, _RAIN_KEY + cell)) < RAIN_CHANCE and self._can_sow(cell):
+        if self._is_bare_grass(cell) and unit(draw(state.seed, state.tick, _RAIN_KEY + cell)) < RAIN_CHANCE:
             self._sow(cell, BY_CHANCE)
 
     def _raise_stone(self, cell: int) -> None:
@@ -64,13 +64,8 @@ class EventfulMap(LiveMap):
             self.state.ledger.stones -= thing == Thing.STONE
             self._put(cell, Thing.NONE, BY_EVENT)
 
-    def _can_sow(self, cell: int) -> bool:
-        """Return whether a sapling can stand in a cell inside the border: on bare grass with nothing around it."""
-        return (
-            self._is_bare(cell)
-            and self.ground_at[cell] & 15 == Terrain.GRASS
-            and not any(self.thing_at[cell + o] or self.ground_at[cell + o] & 15 == Terrain.WALL for o in self._around)
-        )
+    def _is_bare_grass(self, cell: int) -> bool:
+        return self._is_bare(cell) and self.ground_at[cell] & 15 == Terrain.GRASS
 
     def _sow(self, cell: int, cause: int) -> None:
         self._cover(cell, Thing.SAPLING, cause)

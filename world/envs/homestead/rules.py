@@ -172,7 +172,9 @@ class Simulation(EventfulMap):
             return
         if self.thing_at[target] == Thing.COMMONS_BARE:
             self._put(target, Thing.COMMONS_RIPE, agent)
-        elif self._can_sow(target):
+        elif self._is_bare_grass(target) and not any(
+            self.thing_at[target + o] or self.ground_at[target + o] & 15 == Terrain.WALL for o in self._around
+        ):
             self._sow(target, agent)
         else:
             return
