@@ -1,8 +1,9 @@
 """One world as its host holds it: live, owned, and with ticks that are not yet acknowledged."""
 
+import numpy as np
+
 from actors.host_config import WorldHostConfig
-from actors.requests import WorldRequests
-from world.envs.grounded import Int32Array
+from actors.requests import NO_REQUEST, Asked, WorldRequests
 from world.live import LiveWorld
 from world.snapshot import Kind, TickEffects, WorldId
 from world.store.inbox import InboxProgress
@@ -31,7 +32,7 @@ class HostedWorld:
         """Take a world that was just loaded; `inbox` is how far it has read its inbox, None where it has none."""
         self.live, self.token = live, token
         self.requests = WorldRequests(inbox or InboxProgress())
-        """What agents are asked to do from outside."""
+        """What is asked from outside."""
         self.acknowledged_tick = live.snapshot.tick
         self.committed_at = now
         """When the lease was last prolonged."""
@@ -86,11 +87,13 @@ class HostedWorld:
         if self.pace():
             self.due_at = max(self.due_at + 1 / self.pace(), now)
 
-    def joint_action(self, num_actions: int) -> Int32Array | None:
-        """Return what is asked of the agents (A,) at the next tick; None if nothing is, as at a reset."""
+    def asked(self, num_actions: int, num_events: int) -> Asked:
+        """Return what is asked of the next tick: nothing of a reset."""
         if self.live.ended:
-            return None
-        return self.requests.joint_action(self.tick + 1, num_agents=self.num_agents, num_actions=num_actions)
+            return Asked(np.full(self.num_agents, NO_REQUEST, np.int32))
+        return self.requests.asked(
+            self.tick + 1, num_agents=self.num_agents, num_actions=num_actions, num_events=num_events
+        )
 
     def keyframe_overdue(self, now: float) -> float:
         """Return how far beyond its keyframe's time this world is, as a share of that time; negative: not yet due."""
@@ -135,4 +138,9 @@ class HostedWorld:
 
 def raw_bytes(effects: TickEffects) -> int:
     """Return about how many bytes a tick's effects are before they are encoded."""
-    return len(effects.changes.token) * _CHANGE_BYTES + len(effects.poses) * _AGENT_BYTES + effects.memory.nbytes
+    return (
+        len(effects.changes.token) * _CHANGE_BYTES
+        + len(effects.poses) * _AGENT_BYTES
+        + effects.memory.nbytes
+        + effects.events.nbytes
+    )

@@ -1,6 +1,6 @@
-"""The inboxes of all worlds of a host: read now and then in one round trip, and turned into joint actions.
+"""The inboxes of all worlds of a host: read now and then in one round trip, and turned into joint actions and events.
 
-Axes: B worlds, A agents.
+Axes: B worlds, A agents, E event slots.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,6 +12,7 @@ from actors.hosted import HostedWorld
 from actors.requests import NO_REQUEST
 from world.envs.grounded import Int32Array
 from world.errors import StoreUnavailable
+from world.event import event_slots
 from world.snapshot import WorldId
 from world.store.inbox import Inbox, InboxProgress
 
@@ -20,7 +21,7 @@ _READ: Final = 64
 
 
 class HostInboxes:
-    """What is asked of the agents of hosted worlds from outside; without an inbox, nothing ever is."""
+    """What is asked of hosted worlds from outside; without an inbox, nothing ever is."""
 
     def __init__(self, inbox: Inbox | None, every_s: float) -> None:
         self._inbox, self._every_s = inbox, every_s
@@ -45,10 +46,13 @@ class HostInboxes:
             hungry[world].requests.take_in(entries)
 
 
-def joint_actions(due: Sequence[HostedWorld], num_actions: int) -> Int32Array | None:
-    """Return what is asked of the agents of all these worlds (B, A); None if nothing is."""
-    asked = [hosted.joint_action(num_actions) for hosted in due]
-    if all(actions is None for actions in asked):
-        return None
-    nothing = (np.full(hosted.num_agents, NO_REQUEST, np.int32) for hosted in due)
-    return np.stack([free if actions is None else actions for actions, free in zip(asked, nothing, strict=True)])
+def asked_of(
+    due: Sequence[HostedWorld], num_actions: int, num_events: int
+) -> tuple[Int32Array | None, Int32Array | None]:
+    """Return the actions (B, A) and the events (B, E, 3) that are asked of these worlds; None where nothing is."""
+    if not any(hosted.requests.num_waiting for hosted in due):
+        return None, None
+    asked = [hosted.asked(num_actions, num_events) for hosted in due]
+    actions = np.stack([of_world.actions for of_world in asked])
+    events = np.stack([event_slots(of_world.events) for of_world in asked])
+    return (actions if (actions != NO_REQUEST).any() else None), (events if events.any() else None)

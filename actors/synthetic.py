@@ -82,6 +82,7 @@ class SyntheticTicker:
     """Makes effects as large as real ones, from a pool, without a field to apply them to. Cannot be replayed."""
 
     num_actions: int = 12
+    num_events: int = 0
 
     def __init__(self, num_agents: int) -> None:
         self.weights_version = 1
@@ -92,7 +93,9 @@ class SyntheticTicker:
         """There are none."""
         raise AssertionError("a synthetic host has no weights")
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
         """Advance each world's tick, poses and memory; the digest is that of the snapshot, whose field is empty."""
         return [self._tick(world.snapshot) for world in worlds]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from actors.host_config import WorldHostConfig
 from actors.host_tally import HostTally
 from actors.hosted import HostedWorld, raw_bytes
-from actors.inboxes import HostInboxes, joint_actions
+from actors.inboxes import HostInboxes, asked_of
 from actors.outbox import ChunkOutbox
 from actors.ports import HostReport, InsertLimiter, Lost, ReplaySink, WeightsSource
 from world.envs.grounded import Int32Array
@@ -45,8 +45,17 @@ class BatchTicker(Protocol):
     def num_actions(self) -> int:
         """Actions that an agent can choose from."""
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
-        """Advance each world by one tick, in place; `actions` (B, A) that are not negative are taken."""
+    @property
+    def num_events(self) -> int:
+        """Kinds of world events that can befall a world."""
+
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
+        """Advance each world by one tick, in place; `actions` (B, A) that are not negative are taken.
+
+        `events` (B, E, 3), where they are no empty slots, befall the worlds.
+        """
 
 
 def revive(record: WorldRecord, snapshot: Snapshot, effects: tuple[TickEffects, ...]) -> LiveWorld:
@@ -199,7 +208,8 @@ class WorldHost:
 
     def _tick(self, due: list[HostedWorld]) -> None:
         began = self._clock()
-        ticks = self._ticker.tick([hosted.live for hosted in due], joint_actions(due, self._ticker.num_actions))
+        actions, events = asked_of(due, self._ticker.num_actions, self._ticker.num_events)
+        ticks = self._ticker.tick([hosted.live for hosted in due], actions, events)
         now = self._clock()
         for hosted, ticked in zip(due, ticks, strict=True):
             hosted.ticked(ticked, now)

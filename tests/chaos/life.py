@@ -43,7 +43,7 @@ def live(
         ticks = tuple(
             life.step(
                 salt=int.from_bytes(nonce[:4]),
-                asked=requests.joint_action(life.tick + 1, num_agents=4, num_actions=2**31 - 1),
+                asked=requests.asked(life.tick + 1, num_agents=4, num_actions=2**31 - 1).actions,
             )
             for _ in range(2)
         )

@@ -51,8 +51,8 @@ class _Owned:
         effects = []
         for _ in range(1 + self.life.tick % 3):
             agents = len(self.life.snapshot.poses)
-            asked = self.requests.joint_action(self.life.tick + 1, num_agents=agents, num_actions=_NUM_ACTIONS)
-            effects.append(self.life.step(salt=self.salt, asked=asked))
+            asked = self.requests.asked(self.life.tick + 1, num_agents=agents, num_actions=_NUM_ACTIONS)
+            effects.append(self.life.step(salt=self.salt, asked=asked.actions))
         due = effects[0].tick // KEYFRAME_TICKS != (effects[-1].tick + 1) // KEYFRAME_TICKS
         keyframe = self.life.snapshot if due else None
         self.unanswered = Commit(self.token, tuple(effects), keyframe, self.requests.progress())

@@ -7,23 +7,31 @@ import pytest
 
 from tests.integration.store_suite import NONCE, OTHER_NONCE, born, commit_one
 from world.errors import ConfigError, Fenced, InboxFull, NotRunning, UnknownWorld
+from world.event import WorldEvent
 from world.snapshot import WorldId
 from world.store.inbox import (
     BEGINNING,
     INBOX_CAP,
     MAX_POSTED,
     RESULTS_KEPT,
+    AnyRequest,
     InboxProgress,
     Posted,
+    Prompt,
     Request,
     RequestResult,
 )
 from world.store.records import Ack, Commit
 
 
-def requests(num: int, first: int = 0) -> list[Request]:
-    """Return requests with ids of their own."""
-    return [Request(f"r-{number}", number % 4, number) for number in range(first, first + num)]
+def requests(num: int, first: int = 0) -> list[AnyRequest]:
+    """Return requests with ids of their own: actions, and now and then an event."""
+    return [
+        Prompt(f"r-{number}", WorldEvent(number, -number, 2 * number))
+        if number % 3 == 1
+        else Request(f"r-{number}", number % 4, number)
+        for number in range(first, first + num)
+    ]
 
 
 def applied(posted: list[Posted], tick: int) -> InboxProgress:
@@ -149,6 +157,11 @@ class InboxSuite:
         for bad in (("", 0, 0), ("a b", 0, 0), ("x" * 65, 0, 0), ("r", -1, 0), ("r", 0, 2**31)):
             with pytest.raises(ConfigError):
                 Request(*bad)
+        for bad in ((0, 0, 0), (2**31, 0, 0), (1, 2**31, 0), (1, 0, -(2**31))):
+            with pytest.raises(ConfigError):
+                Prompt("r", WorldEvent(*bad))
+        with pytest.raises(ConfigError):
+            Prompt("a b", WorldEvent(1, 0, 0))
         for num in (0, MAX_POSTED + 1):
             with pytest.raises(ConfigError):
                 store.inbox().post(world, requests(num))

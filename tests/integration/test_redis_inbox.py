@@ -65,11 +65,18 @@ def test_what_is_no_request_is_read_as_none_and_passed_over(store: RedisWorldSto
     born(store, world)
     inbox = store.inbox()
     inbox.post(world, requests(1))
-    for junk in ({"r": "a b", "a": "0", "c": "0"}, {"x": "y"}, {"r": "ok", "a": "one", "c": "0"}, {"r": b"\xff"}):
+    for junk in (
+        {"r": "a b", "a": "0", "c": "0"},
+        {"x": "y"},
+        {"r": "ok", "a": "one", "c": "0"},
+        {"r": b"\xff"},
+        {"r": "ok", "e": "0", "y": "1", "x": "1"},
+        {"r": "ok", "e": "1", "y": "1"},
+    ):
         raw.xadd(keys.inbox(world), junk, id="0-*")
     inbox.post(world, requests(1, first=1))
     posted = inbox.read({world: BEGINNING}, 10)[world]
-    assert [entry.request for entry in posted] == [requests(2)[0], None, None, None, None, requests(2)[1]]
+    assert [entry.request for entry in posted] == [requests(2)[0], *[None] * 6, requests(2)[1]]
 
 
 def test_posted_requests_survive_the_servers_sudden_death(tmp_path: Path, world: WorldId) -> None:

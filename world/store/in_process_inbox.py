@@ -10,10 +10,10 @@ from world.store.inbox import (
     BEGINNING,
     INBOX_CAP,
     RESULTS_KEPT,
+    AnyRequest,
     InboxProgress,
     Posted,
     Receipt,
-    Request,
     RequestResult,
     check_posted,
     cursor_number,
@@ -28,7 +28,7 @@ class InProcessStream:
 
     cursor: str = BEGINNING
     newest: int = 0
-    waiting: dict[int, Request] = field(default_factory=dict)
+    waiting: dict[int, AnyRequest] = field(default_factory=dict)
     results: dict[str, RequestResult] = field(default_factory=dict)
 
     def move(self, progress: InboxProgress) -> None:
@@ -46,7 +46,7 @@ class InProcessInbox:
     def __init__(self, lock: threading.RLock, streams: Callable[[WorldId], tuple[InProcessStream, Status]]) -> None:
         self._lock, self._streams = lock, streams
 
-    def post(self, world: WorldId, requests: Sequence[Request]) -> list[Receipt]:
+    def post(self, world: WorldId, requests: Sequence[AnyRequest]) -> list[Receipt]:
         """Hand requests in, at most `MAX_POSTED`, in order. Raises `InboxFull`, `UnknownWorld`, `NotRunning`."""
         check_posted(requests)
         with self._lock:

@@ -1,4 +1,4 @@
-"""What comes into a world from outside: requests of its agents, each applied exactly once.
+"""What comes into a world from outside: actions for its agents and world events, each applied exactly once.
 
 A request is a stream entry; the cursor moves in the very commit that applies it, with the result under the request's
 id. So a host that dies between reading and committing has done nothing, and whoever takes the world reads again. A
@@ -8,9 +8,10 @@ client that got no answer posts the same id again: the id is known for as long a
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from world.errors import ConfigError
+from world.event import WorldEvent
 from world.snapshot import WorldId
 
 RESULTS_KEPT: Final = 1024
@@ -37,14 +38,29 @@ class Request:
     action: int
 
     def __post_init__(self) -> None:
-        if not _REQUEST_ID.fullmatch(self.request_id):
-            raise ConfigError(
-                f"request id {self.request_id!r} should be 1 to 64 letters, digits, dots, colons, dashes, underscores"
-            )
+        _check_id(self.request_id)
         if not 0 <= self.agent <= _MAX_INT32 or not 0 <= self.action <= _MAX_INT32:
             raise ConfigError(
                 f"request {self.request_id}: agent and action must be >= 0, got {self.agent} and {self.action}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A world event for the next tick that has room for it."""
+
+    request_id: str
+    """As of a request."""
+    event: WorldEvent
+
+    def __post_init__(self) -> None:
+        _check_id(self.request_id)
+        kind, *place = self.event
+        if not 1 <= kind <= _MAX_INT32 or not all(-_MAX_INT32 <= at <= _MAX_INT32 for at in place):
+            raise ConfigError(f"request {self.request_id}: {self.event} is no event of any world")
+
+
+AnyRequest: TypeAlias = Request | Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,7 @@ class Posted:
 
     cursor: str
     """The inbox's cursor once this is applied."""
-    request: Request | None
+    request: AnyRequest | None
     """None: what was posted is no request; it is passed over."""
 
 
@@ -74,9 +90,9 @@ class RequestResult:
 
     request_id: str
     tick: int
-    """The tick whose joint action it is part of."""
+    """The tick whose joint action it is part of, or which it befell."""
     applied: bool
-    """False: there is no such agent or action; nothing was done."""
+    """False: there is no such agent, action or kind of event; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,7 @@ class InboxProgress:
 class Inbox(Protocol):
     """The way into worlds. Every method may raise `StoreUnavailable`; calls are then safe to repeat."""
 
-    def post(self, world: WorldId, requests: Sequence[Request]) -> list[Receipt]:
+    def post(self, world: WorldId, requests: Sequence[AnyRequest]) -> list[Receipt]:
         """Hand requests in, at most `MAX_POSTED`, in order. All or none where the inbox is full.
 
         Raises `InboxFull`, `UnknownWorld`, and `NotRunning` for a world that is quarantined or deleted.
@@ -111,7 +127,14 @@ def cursor_number(cursor: str) -> int:
     return int(cursor.partition("-")[2])
 
 
-def check_posted(requests: Sequence[Request]) -> None:
+def check_posted(requests: Sequence[AnyRequest]) -> None:
     """Raise `ConfigError` unless one call can carry these."""
     if not 1 <= len(requests) <= MAX_POSTED:
         raise ConfigError(f"one call posts 1 to {MAX_POSTED} requests, got {len(requests)}")
+
+
+def _check_id(request_id: str) -> None:
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ConfigError(
+            f"request id {request_id!r} should be 1 to 64 letters, digits, dots, colons, dashes, underscores"
+        )

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 from world.errors import ConfigError, CorruptRecord, InboxFull
+from world.event import WorldEvent
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.inbox import (
     INBOX_CAP,
+    AnyRequest,
     InboxProgress,
     Posted,
+    Prompt,
     Receipt,
     Request,
     RequestResult,
@@ -45,7 +48,7 @@ class RedisInbox:
             raise ConfigError(f"timeout_s must be > 0, got {timeout_s}")
         return cls(Link(url, durability="disk", timeout_s=timeout_s, inspected=False))
 
-    def post(self, world: WorldId, requests: Sequence[Request]) -> list[Receipt]:
+    def post(self, world: WorldId, requests: Sequence[AnyRequest]) -> list[Receipt]:
         """Hand requests in, at most `MAX_POSTED`, in order. All or none where the inbox is full.
 
         Raises `InboxFull`, `UnknownWorld`, and `NotRunning` for a world that is quarantined or deleted.
@@ -125,17 +128,24 @@ def _result(name: bytes, score: bytes) -> RequestResult:
     return RequestResult(name.decode(), number // 2, applied=number % 2 == 0)
 
 
-def _posting(world: WorldId, request: Request) -> Command:
-    return (
-        *("XADD", keys.inbox(world), _NEXT_ID),
-        *("r", request.request_id, "a", request.agent, "c", request.action),
-    )
+def _posting(world: WorldId, request: AnyRequest) -> Command:
+    asked: Command
+    if isinstance(request, Prompt):
+        asked = ("e", request.event.kind, "y", request.event.y, "x", request.event.x)
+    else:
+        asked = ("a", request.agent, "c", request.action)
+    return ("XADD", keys.inbox(world), _NEXT_ID, "r", request.request_id, *asked)
 
 
 def _posted(name: bytes, flat: Sequence[Any]) -> Posted:
+    request: AnyRequest
     try:
         fields = pairs(flat)
-        request = Request(fields[b"r"].decode(), int(fields[b"a"]), int(fields[b"c"]))
+        request_id, numbers = fields.pop(b"r").decode(), {key: int(value) for key, value in fields.items()}
+        if b"e" in numbers:
+            request = Prompt(request_id, WorldEvent(numbers[b"e"], numbers[b"y"], numbers[b"x"]))
+        else:
+            request = Request(request_id, numbers[b"a"], numbers[b"c"])
     except (KeyError, ValueError):
         # A user who may post may post anything.
         return Posted(name.decode(), None)
