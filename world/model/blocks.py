@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_EPSILON = torch.finfo(torch.float32).eps
+"""Of norms, in whatever precision: that of bfloat16 itself would shrink small features."""
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467) in the precision of what it is given."""
@@ -17,7 +20,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (…, D) at unit scale."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype))
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), _EPSILON)
 
 
 class GatedMLP(nn.Module):
@@ -50,20 +53,27 @@ class LocalBlock(nn.Module):
         self.mlp = GatedMLP(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return cells (N, H, W, D), each mixed with its eight neighbours."""
-        mixed = self.mix(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.mlp(x + mixed)  # type: ignore[no-any-return]
+        """Return cells (N, H, W, D), each mixed with its eight neighbours and transformed."""
+        return self.mlp(self.mixed(x))  # type: ignore[no-any-return]
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """Return the cells after mixing alone; `mlp`, which looks at one cell at a time, is still to come."""
+        return x + self.mix(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
 
 
-def rotary_2d(x: Tensor, y_position: Tensor, x_position: Tensor) -> Tensor:
-    """Rotate heads x (N, heads, S, d) by their slots' places (N, S): half of d by row, half by column.
+def rotation(places: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (N, S, d / 2) by which slots at places (N, S, 2) turn: half by row, half by column."""
+    quarter = head_width // 4
+    frequency = 100.0 ** (-torch.arange(quarter, device=places.device, dtype=torch.float32) / quarter)
+    angle = (places.float()[..., None] * frequency).flatten(-2)
+    return angle.cos(), angle.sin()
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn heads x (…, d) by cosines and sines (…, d / 2).
 
     Rotary embedding (Su et al. 2021, arXiv 2104.09864), once for each axis.
     """
-    quarter = x.shape[-1] // 4
-    frequency = 100.0 ** (-torch.arange(quarter, device=x.device, dtype=torch.float32) / quarter)
-    angle = torch.cat([y_position[..., None] * frequency, x_position[..., None] * frequency], dim=-1)
-    cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
     even, odd = x.chunk(2, dim=-1)
     return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
 
@@ -101,14 +111,14 @@ class GlobalBlock(nn.Module):
         """
         queries = x.shape[1]
         normed = self.norm(torch.cat([x, others], dim=1))
-        place = torch.cat([place, others_place], dim=1).float()
+        cos, sin = (part[:, None] for part in rotation(torch.cat([place, others_place], dim=1), self.head_width))
         query = self.query(normed[:, :queries]).unflatten(-1, (self.num_heads, self.head_width)).transpose(1, 2)
         key, value = (
             part.unflatten(-1, (self.num_key_heads, self.head_width)).transpose(1, 2)
             for part in self.key_value(normed).chunk(2, dim=-1)
         )
-        query = rotary_2d(query, place[:, :queries, 0], place[:, :queries, 1])
-        key = rotary_2d(key, place[..., 0], place[..., 1])
+        cos, sin = cos.to(query.dtype), sin.to(query.dtype)
+        query, key = turned(query, cos[:, :, :queries], sin[:, :, :queries]), turned(key, cos, sin)
         groups = self.num_heads // self.num_key_heads
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
         attended = attend(query, key, value.to(query.dtype))

@@ -81,13 +81,21 @@ class CellEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor, ages: Tensor, given: Tensor) -> Tensor:
         """Return (N, H, W, D) from tokens (N, H, W, K), ages (N, H, W, K + 1) and given next tokens (N, H, W)."""
-        vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
-        weight = torch.cat([vocabulary.float(), self.ages])
-        token_offsets = torch.arange(DEPTH + 1, device=tokens.device) * len(self.table.weight)
-        age_offsets = torch.arange(DEPTH + 1, device=tokens.device) * NUM_AGE_BUCKETS + len(vocabulary)
-        index = torch.cat([torch.cat([tokens, given[..., None]], -1) + token_offsets, ages + age_offsets], -1)
-        summed = nn.functional.embedding_bag(index.flatten(0, -2), weight, mode="sum")
+        index = self.index(tokens, ages, given, len(self.table.weight))
+        summed = nn.functional.embedding_bag(index.flatten(0, -2), self.summed(), mode="sum")
         return summed.view(*given.shape, -1)
+
+    def summed(self) -> Tensor:
+        """Return the tables of all parts, one below the other: (K + 1)·(V + 1) tokens, then (K + 1) × ages."""
+        vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
+        return torch.cat([vocabulary.float(), self.ages])
+
+    @staticmethod
+    def index(tokens: Tensor, ages: Tensor, given: Tensor, num_tokens: int) -> Tensor:
+        """Return the rows (N, H, W, 2K + 2) of `summed` that make a cell; the shared table has `num_tokens`."""
+        parts = torch.arange(DEPTH + 1, device=tokens.device)
+        age_offsets = parts * NUM_AGE_BUCKETS + (DEPTH + 1) * num_tokens
+        return torch.cat([torch.cat([tokens, given[..., None]], -1) + parts * num_tokens, ages + age_offsets], -1)
 
 
 @dataclass(slots=True)
@@ -117,6 +125,8 @@ class Outcome:
     cells: Tensor
     agents: Tensor
     status: Tensor
+    finish: nn.Module | None = None
+    """What cells pass through as they are read, each for itself; so only those that are asked for cost it."""
 
 
 class Dynamics(nn.Module):
@@ -215,22 +225,28 @@ class Dynamics(nn.Module):
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
         height, width = cells.shape[1:3]
         own, place, others, others_place = self._context(slots, cells, agents, acted.status)
-        for block in self.outcomes:
+        finish = None
+        for number, block in enumerate(self.outcomes, start=1):
             if isinstance(block, GlobalBlock):
                 queries = block(torch.cat([cells.flatten(1, 2), own], dim=1), others, place, others_place)
                 cells = queries[:, : height * width].unflatten(1, (height, width))
                 own = queries[:, height * width :]
-            else:
+            elif number < len(self.outcomes):
                 cells = block(cells)
-        agents = own[:, 0] + self.final(torch.cat([own[:, 0], self._at_own_place(cells)], dim=-1))
-        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:])
+            else:
+                cells, finish = block.mixed(cells), block.mlp  # type: ignore[operator]
+        here = self._at_own_place(cells)
+        here = here if finish is None else finish(here)  # type: ignore[operator]
+        agents = own[:, 0] + self.final(torch.cat([own[:, 0], here], dim=-1))
+        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:], finish)  # type: ignore[arg-type]
 
     def token_logits(self, outcome: Outcome, asked: Tensor | None = None) -> Tensor:
         """Return logits (N, P, V) of next tokens; with `asked`, flat indices (M,) of cells, only those: (M, V)."""
         cells, candidates = outcome.cells, outcome.slots.tokens.flatten(0, 1).flatten(1, 2)
-        if asked is None:
-            return self.cell_head(cells, candidates)  # type: ignore[no-any-return]
-        return self.cell_head(cells.flatten(0, 1)[asked], candidates.flatten(0, 1)[asked])  # type: ignore[no-any-return]
+        if asked is not None:
+            cells, candidates = cells.flatten(0, 1)[asked], candidates.flatten(0, 1)[asked]
+        cells = cells if outcome.finish is None else outcome.finish(cells)
+        return self.cell_head(cells, candidates)  # type: ignore[no-any-return]
 
     def status_logits(self, outcome: Outcome) -> Tensor:
         """Return logits (N, S, V) of next status tokens."""
@@ -350,7 +366,11 @@ class TokenHead(nn.Module):
     def forward(self, x: Tensor, candidates: Tensor) -> Tensor:
         """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer."""
         x = self.norm(x)
-        logits = nn.functional.linear(self.project(x), self.table.weight[:-1].to(x.dtype)).float() + self.bias
+        logits = nn.functional.linear(self.project(x), self._answers.to(x.dtype)).float() + self.bias
         logits = logits.scatter_add(-1, candidates, self.point(x).float())
         logits[..., 0] = float("-inf")
         return logits
+
+    @property
+    def _answers(self) -> Tensor:
+        return self.table.weight[:-1]
