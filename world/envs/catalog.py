@@ -10,7 +10,7 @@ from world.errors import EnvironmentUnusable
 
 DEFAULT_POLICY = "mixed"
 """The data policy that every environment has."""
-_HOMESTEAD = re.compile(r"homestead(-hard|-turned)?(?::(\d+)x(\d+)(?:x(\d+))?)?")
+_HOMESTEAD = re.compile(r"homestead(-hard|-turned|-hidden)?(?::(\d+)x(\d+)(?:x(\d+))?)?")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _REGISTERED_BY = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py"}
 _REMEDIES = {
@@ -24,7 +24,8 @@ def make_env(name: str, *, num_agents: int | None = None) -> GroundedEnv:
     """Return the environment of a name.
 
     `homestead`, `homestead:64x64x8` (height × width × agents), `homestead-hard` (noise, night and occlusion),
-    `homestead-turned` (views turned with the heading), both with sizes too; `crafter`; the id of any Gymnasium
+    `homestead-turned` (views turned with the heading), `homestead-hidden` (switches that do not show whether they were
+    thrown, and gates that have to be tried), all with sizes too; `crafter`; the id of any Gymnasium
     environment; or `module:factory` of a function that returns a PettingZoo `ParallelEnv` or a Gymnasium `Env`.
 
     Raises `EnvironmentUnusable` if there is none, if it is not installed, if it has not `num_agents` agents, or if
@@ -42,7 +43,8 @@ def make_policy(name: str, spec: EnvSpec, seed: int) -> DataPolicy:
     """Return the scripted policy of a name, made for the environment of `spec`.
 
     `mixed` and `random` are for any environment. Homestead also has stroller, explorer, patrol, builder, courier,
-    follower, forager, trader and vault; crafter has collector. Raises `EnvironmentUnusable` for any other.
+    follower, forager, gatekeeper, trader and vault; crafter has collector, MiniGrid's memory
+    tasks have chooser. Raises `EnvironmentUnusable` for any other.
     """
     from world.envs.policies import RandomPolicy
 
@@ -62,6 +64,13 @@ def make_policy(name: str, spec: EnvSpec, seed: int) -> DataPolicy:
         if name in CRAFTER_POLICIES:
             return CrafterPolicy(name, spec, seed)
         known = CRAFTER_POLICIES
+    elif spec.name.startswith("MiniGrid-Memory") and name != DEFAULT_POLICY:
+        _require("minigrid", spec.name)
+        from world.envs.minigrid_policies import MEMORY_POLICIES, ChooserPolicy
+
+        if name in MEMORY_POLICIES:
+            return ChooserPolicy(name, spec, seed)
+        known = (DEFAULT_POLICY, *MEMORY_POLICIES)
     elif name == DEFAULT_POLICY:
         return RandomPolicy(spec, seed)
     raise EnvironmentUnusable(f"{spec.name}: there is no data policy {name!r}; there are random, {', '.join(known)}")
@@ -95,6 +104,8 @@ def _homestead(name: re.Match[str], num_agents: int | None) -> GroundedEnv:
         config = replace(config, sensor_noise=12, dimming=0.5, occlusion=0.05)
     elif variant == "-turned":
         config = replace(config, orientation="heading")
+    elif variant == "-hidden":
+        config = replace(config, hidden_switches=True)
     size = f"{config.height}x{config.width}x{config.num_agents}"
     return HomesteadGrounded(config, name=f"homestead{variant or ''}:{size}")
 

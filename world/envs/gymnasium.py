@@ -39,6 +39,11 @@ class GymnasiumGrounded(RepeatableEnv):
         self.spec = EnvSpec(name=name, agents=("agent_0",), num_actions=num_actions, layout=self._sense.layout)
         self._is_over = False
 
+    @property
+    def truth(self) -> Any:
+        """The environment itself, without wrappers, for those who may look at more than is shown."""
+        return self._env.unwrapped
+
     def _begin(self, seed: int) -> Observed:
         observation, _ = self._env.reset(seed=seed % SEED_BOUND)
         self._is_over = False

@@ -76,6 +76,11 @@ class Body:
         nearest = np.argsort(distance, kind="stable")[:3]
         return int(cells[nearest[self.draws.below(len(nearest))]])
 
+    def beside(self, cell: int, things: Iterable[int]) -> int | None:
+        """Return a cell next to `cell` that holds one of these things; None if there is none."""
+        wanted = frozenset(things)
+        return next((cell + step for step in self.world.steps if self.world.thing_at[cell + step] in wanted), None)
+
     def somewhere(self, *, around: int | None = None, radius: int = 1024) -> int:
         """Return a random walkable cell, within `radius` of `around` if given."""
         height, width = self.world.config.height, self.world.config.width

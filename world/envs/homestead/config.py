@@ -37,6 +37,10 @@ class HomesteadConfig:
     """Chance, at each tick, that a bare plant of the commons ripens, for each ripe one within two cells."""
     animal_rate: float = 0.25
     """Chance, at each tick, that an animal tries to move."""
+    hidden_switches: bool = False
+    """A switch looks the same whether it was thrown or not, and moves nothing by itself: the gate beside it opens for
+    whoever tries it (uses it) after the switch was thrown, which then springs back. A gate that is open can be shut by
+    hand."""
     max_ticks: int | None = None
     """Ticks after which an episode is truncated; None: it goes on for ever."""
     orientation: Literal["north", "heading"] = "north"
@@ -82,4 +86,5 @@ class HomesteadConfig:
     def fingerprint(self) -> int:
         """Return 32 bits that differ where the rules would go another way from one state."""
         rules = (self.regrow_ticks, self.max_ticks or 0, self.sapling_rate, self.commons_rate, self.animal_rate)
-        return zlib.crc32(struct.pack("<qqddd", *rules))
+        # Worlds without the option keep the fingerprint that they were saved with.
+        return zlib.crc32(struct.pack("<qqddd", *rules) + b"hidden switches" * self.hidden_switches)

@@ -35,6 +35,9 @@ RIPENS = {Thing.STUMP: Thing.TREE, Thing.BUSH_BARE: Thing.BUSH_RIPE, Thing.SAPLI
 """What a thing that grows becomes."""
 _PLATE_REACH = 2
 _COMMONS_REACH = 2
+_SHOWN = tuple(range(NUM_THINGS))
+"""What each thing is drawn as."""
+_SHOWN_HIDING = tuple(Thing.SWITCH_OFF if thing == Thing.SWITCH_ON else thing for thing in _SHOWN)
 _WALKABLE = tuple(thing in WALKABLE for thing in range(NUM_THINGS))
 
 
@@ -68,6 +71,7 @@ class LiveMap:
         twin.changes = self.changes
         twin._commons, twin._near, twin.pressure = self._commons, self._near, self.pressure
         twin._pad, twin.steps, twin._around = self._pad, self.steps, self._around
+        twin._shown_at = self._shown_at
         twin._attach()
         twin._begin_tick()
         return twin
@@ -140,7 +144,7 @@ class LiveMap:
             return ANIMAL_CODE
         if who:
             return AGENT_CODE + 4 * (who - 1) + self.state.facing[who - 1]
-        thing = self.thing_at[cell]
+        thing = self._shown_at[self.thing_at[cell]]
         return THING_CODE + thing if thing else int(GROUND_CODES[self.ground_at[cell]])
 
     def _attach(self) -> None:
@@ -153,6 +157,7 @@ class LiveMap:
         height, width = config.height, config.width
         self.steps = (-width, 1, width, -1)
         self._around = (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1)
+        self._shown_at = _SHOWN_HIDING if config.hidden_switches else _SHOWN
         padded = width + 2 * MARGIN
         self._pad = [(y + MARGIN) * padded + x + MARGIN for y in range(height) for x in range(width)]
         self.codes: Int32Array = np.full((height + 2 * MARGIN, padded), VOID_CODE, np.int32)
@@ -162,7 +167,8 @@ class LiveMap:
         for agent, cell in enumerate(state.cells):
             self.occupant[cell] = agent + 1
         self._attach()
-        codes = np.where(state.thing, THING_CODE + state.thing.astype(np.int32), GROUND_CODES[state.ground])
+        shown = np.array(self._shown_at, np.int32)[state.thing]
+        codes = np.where(shown, THING_CODE + shown, GROUND_CODES[state.ground])
         self.codes[MARGIN:-MARGIN, MARGIN:-MARGIN] = codes.reshape(height, width)
         for cell in (*state.animals, *state.cells):
             self._code_at[self._pad[cell]] = self._code(cell)

@@ -14,6 +14,10 @@ MIN_GAP, MAX_GAP = 10, 1000
 _FRUIT = (Thing.BUSH_RIPE, Thing.COMMONS_RIPE)
 _WOOD = (Thing.TREE, Thing.YOUNG_TREE)
 _TOGGLES = (Thing.DOOR_CLOSED, Thing.DOOR_OPEN, Thing.SWITCH_OFF, Thing.SWITCH_ON)
+_SWITCHES = (Thing.SWITCH_OFF, Thing.SWITCH_ON)
+_GATES = (Thing.GATE_CLOSED, Thing.GATE_OPEN)
+_AWAY_TICKS = (2, 10)
+"""That a gatekeeper lets pass between switch and gate."""
 _TRADE_TICKS = 4
 """Gifts are made at ticks that are multiples of this, so that two who face each other come to exchange."""
 
@@ -53,6 +57,27 @@ def patrol(body: Body) -> Life:
             yield from _be_away(body, home, body.tick + gap)
             yield from body.go(home)
             yield Action.NOOP
+
+
+def gatekeeper(body: Body) -> Life:
+    """Stand before a switch, throw it or not, go elsewhere for a while, try the gate beside it, shut it again.
+
+    Whether it was thrown decides about nothing but that: where one goes, and for how long, is drawn apart.
+    """
+    while True:
+        gate = body.find(_GATES)
+        switch = body.beside(gate, _SWITCHES) if gate is not None else None
+        if gate is None or switch is None or not (yield from body.go(switch, beside=True, avoid=frozenset({gate}))):
+            yield body.stray()
+            continue
+        yield Action.USE if body.chance(0.5) else Action.NOOP
+        away_until = body.tick + body.draws.between(*_AWAY_TICKS)
+        yield from body.go(body.somewhere(around=body.here, radius=4), until=away_until, avoid=frozenset({gate}))
+        yield from body.wait(max(away_until - body.tick, 0))
+        if (yield from body.go(gate, beside=True)):
+            yield Action.USE
+            if body.world.thing_at[gate] == Thing.GATE_OPEN:
+                yield Action.USE
 
 
 def builder(body: Body) -> Life:

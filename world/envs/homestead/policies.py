@@ -24,6 +24,7 @@ LIVES: dict[str, Callable[[Body], Life]] = {
     "courier": lives.courier,
     "follower": lives.follower,
     "forager": lives.forager,
+    "gatekeeper": lives.gatekeeper,
     "vault": lives.vault,
     "trader": lives.trader,
 }

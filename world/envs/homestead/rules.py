@@ -41,6 +41,7 @@ _TOGGLE = {
     Thing.SWITCH_OFF: Thing.SWITCH_ON,
     Thing.SWITCH_ON: Thing.SWITCH_OFF,
 }
+_LATCHED = (Thing.SWITCH_OFF, Thing.SWITCH_ON, Thing.GATE_CLOSED, Thing.GATE_OPEN)
 
 EAT_REWARD = 1.0
 CRAFT_REWARD = 1.0
@@ -125,6 +126,8 @@ class Simulation(EventfulMap):
                 self._put(target, rest, agent)
                 if rest in (Thing.STUMP, Thing.BUSH_BARE):
                     self._wait(target, self.state.tick + 1 + self.config.regrow_ticks)
+        elif self.config.hidden_switches and thing in _LATCHED:
+            self._use_latch(target, agent)
         elif thing in _TOGGLE:
             self._put(target, _TOGGLE[Thing(thing)], agent)
             if thing in (Thing.SWITCH_OFF, Thing.SWITCH_ON):
@@ -145,6 +148,18 @@ class Simulation(EventfulMap):
             cell = switch + offset
             if self.thing_at[cell] in (Thing.GATE_CLOSED, Thing.GATE_OPEN) and not self.occupant[cell]:
                 self._put(cell, Thing.GATE_OPEN if is_open else Thing.GATE_CLOSED, agent)
+
+    def _use_latch(self, target: int, agent: int) -> None:
+        """Throw a hidden switch; or try the gate ahead, which opens if the switch beside it was thrown; or shut it."""
+        if self.thing_at[target] in (Thing.SWITCH_OFF, Thing.SWITCH_ON):
+            self._put(target, Thing.SWITCH_ON, agent)
+        elif self.thing_at[target] == Thing.GATE_OPEN:
+            self._put(target, Thing.GATE_CLOSED, agent)
+        else:
+            for switch in (target + offset for offset in self._around):
+                if self.thing_at[switch] == Thing.SWITCH_ON:
+                    self._put(switch, Thing.SWITCH_OFF, agent)
+                    self._put(target, Thing.GATE_OPEN, agent)
 
     def _place(self, agent: int) -> None:
         """Take down the door ahead; else hang a door where there is a frame; else lay a stone."""

@@ -1,0 +1,62 @@
+"""Data policies of MiniGrid's memory tasks: look at the cue, walk down the hallway, choose.
+
+Needs the extra `minigrid`; import lazily. Of these environments it reads the truth, which agents are not shown.
+"""
+
+import numpy as np
+
+from world.envs.grounded import EnvSpec, GroundedEnv, Int32Array
+from world.envs.gymnasium import GymnasiumGrounded
+from world.errors import EnvironmentUnusable
+
+MEMORY_TASKS = "MiniGrid-Memory"
+"""How the names of these environments begin."""
+MEMORY_POLICIES = ("chooser",)
+_LEFT, _RIGHT, _FORWARD = range(3)
+_EAST, _SOUTH, _WEST, _NORTH = range(4)
+_CUE_X = 2
+"""The column from which somebody who looks west has the cue before him."""
+_MOST_GLANCES = 4
+"""So often an agent may look aside in the hallway: what was seen slips out of what is kept of a screen, which is the
+last few things that each of its cells has shown."""
+
+
+class ChooserPolicy:
+    """Look at the cue, glance aside a few times on the way, then go to the side that the toss of a coin says."""
+
+    def __init__(self, name: str, spec: EnvSpec, seed: int) -> None:
+        if name not in MEMORY_POLICIES:
+            raise EnvironmentUnusable(f"{spec.name}: no policy {name!r}; there are {', '.join(MEMORY_POLICIES)}")
+        self._random = np.random.Generator(np.random.Philox(seed % (1 << 64)))
+        self._has_looked, self._glancing_at, self._turns_left, self._side = False, 0, 0, _NORTH
+
+    def act(self, env: GroundedEnv, tick: int) -> Int32Array:
+        """Return the action (1,). Raises `EnvironmentUnusable` for an environment of another kind."""
+        if not isinstance(env, GymnasiumGrounded) or not env.spec.name.startswith(MEMORY_TASKS):
+            raise EnvironmentUnusable(f"{env.spec.name}: this data policy is for {MEMORY_TASKS}…; use 'random'")
+        truth = env.truth
+        if truth.step_count == 0:
+            self._plan(truth.width)
+        x, y, heading = int(truth.agent_pos[0]), int(truth.agent_pos[1]), int(truth.agent_dir)
+        if not self._has_looked:
+            self._has_looked = x <= _CUE_X and heading == _WEST
+        if not self._has_looked:
+            return _toward(_WEST, heading)
+        if x == self._glancing_at and self._turns_left and heading != _WEST:
+            self._turns_left -= 1
+            return _toward(_NORTH if heading == _EAST else _EAST, heading)
+        in_hallway = y == truth.height // 2 and x < int(truth.success_pos[0])
+        return _toward(_EAST if in_hallway else self._side, heading)
+
+    def _plan(self, width: int) -> None:
+        """Draw where to glance aside, how often, and which side to choose."""
+        self._has_looked = False
+        self._glancing_at = int(self._random.integers(3, max(width - 3, 4)))
+        self._turns_left = 2 * int(self._random.integers(0, _MOST_GLANCES + 1))
+        self._side = (_NORTH, _SOUTH)[int(self._random.integers(2))]
+
+
+def _toward(wanted: int, heading: int) -> Int32Array:
+    if heading == wanted:
+        return np.array([_FORWARD], np.int32)
+    return np.array([_RIGHT if (wanted - heading) % 4 in (1, 2) else _LEFT], np.int32)
