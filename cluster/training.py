@@ -18,8 +18,7 @@ from cluster.output import print_json
 from cluster.presets import of_env, preset
 from cluster.run_folder import RunFolder, continued
 from learner.checkpoint import newest_checkpoint
-from learner.schedule import ToZero
-from learner.train import CHECKPOINTS, TrainingPlan, train
+from learner.train import CHECKPOINTS, TrainingPlan, train, within_budget
 from learner.training import Budget, TrainingStatus
 from world.errors import ConfigError
 from world.evaluation.metrics import BASELINES
@@ -77,7 +76,7 @@ def train_recorded(request: TrainingRequest, *, as_json: bool) -> bool:
 
 
 def plan_of(config: RunConfig, budget: Budget, request: TrainingRequest) -> TrainingPlan:
-    """Return the plan of a run's configuration: its learner, but within a budget, at whose end the rate is zero."""
+    """Return the plan of a run's configuration."""
     return TrainingPlan(
         env=config.env,
         num_agents=config.num_agents,
@@ -87,7 +86,7 @@ def plan_of(config: RunConfig, budget: Budget, request: TrainingRequest) -> Trai
         data=request.data,
         device=request.device,
         model=config.model,
-        learner=replace(config.learner, schedule=ToZero()),
+        learner=within_budget(config.learner),
         tick=config.tick,
         warmup=config.warmup,
         recording=config.recording,

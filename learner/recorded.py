@@ -1,4 +1,9 @@
-"""Recorded data as a source of batches: a replay shard that nobody inserts into, and a limiter that never refuses."""
+"""Recorded data as a source of batches: a replay shard that nobody inserts into, and a limiter that never refuses.
+
+Axes: B sequences, C ticks before a sequence, L ticks of a sequence.
+"""
+
+import numpy as np
 
 from learner.limiter import Grant
 from learner.replay import ReplayShard, ShardState
@@ -17,13 +22,25 @@ class Unlimited:
 
 
 class RecordedSource:
-    """`SequenceSource` over one shard."""
+    """`SequenceSource` over one shard.
 
-    def __init__(self, shard: ReplayShard, *, num_draws: int) -> None:
+    Nobody's weights were there when the worlds were recorded, so their recurrent memory is that of the `past_ticks`
+    alone. Half of the sequences begin to remember somewhere among them, as if the episode had begun there: so the
+    model meets memories of every length, none included.
+    """
+
+    def __init__(self, shard: ReplayShard, *, past_ticks: int, num_draws: int) -> None:
         """Go on after this many draws, so that a training that goes on draws what it would have drawn."""
-        self._shard = shard
+        self._shard, self._past_ticks, self._num_draws = shard, past_ticks, num_draws
         shard.restore(ShardState(num_draws, None))
 
     def draw(self, num_sequences: int, length: int) -> Columns:
-        """Return columns (B, L, …). Raises `ReplayError` if no chunk is long enough."""
-        return self._shard.sample(num_sequences, length).columns
+        """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""
+        columns = self._shard.sample(num_sequences, length).columns
+        if self._past_ticks:
+            random = np.random.default_rng(self._num_draws)
+            begins = random.integers(0, self._past_ticks + 1, num_sequences)
+            cut = random.random(num_sequences) < 0.5
+            columns["is_first"][np.flatnonzero(cut), begins[cut]] = True
+        self._num_draws += 1
+        return columns

@@ -34,8 +34,8 @@ class RecordingConfig:
     """Worlds, each of a seed of its own."""
     world_ticks: int = 2_000
     """Ticks that each world lives, resets included."""
-    chunk_ticks: int = 100
-    """Ticks of a chunk: sequences lie within one."""
+    chunk_ticks: int = 500
+    """Ticks of a chunk: sequences, and what memory is run over before them, lie within one."""
     worlds_at_once: int = 8
     """Worlds that live at one time: what an interrupted recording repeats at most."""
     budget_bytes: int = 3 << 29

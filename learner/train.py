@@ -29,6 +29,13 @@ from world.tick import TickConfig
 from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
 
 CHECKPOINTS, WARMUP, DATA = "checkpoints", "warmup", "data"
+_PAST_TICKS = 32
+"""Ticks before a sequence that recurrent memory is run over: recorded worlds have none of their own. 6% of a step."""
+
+
+def within_budget(learner: LearnerConfig) -> LearnerConfig:
+    """Return a learner's configuration for recorded worlds and a budget, at whose end the learning rate is zero."""
+    return replace(learner, schedule=ToZero(), past_ticks=max(learner.past_ticks, _PAST_TICKS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +56,7 @@ class TrainingPlan:
     device: str = "cpu"
     """As torch names it."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig(schedule=ToZero()))
+    learner: LearnerConfig = field(default_factory=lambda: within_budget(LearnerConfig()))
     tick: TickConfig = field(default_factory=TickConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     recording: RecordingConfig = field(default_factory=RecordingConfig)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from learner.allocation import keep_freed_memory
 from learner.checkpoint import Manifest, has_checkpoint, load_newest, save_checkpoint
 from learner.learner import Evaluation, Learner
 from learner.limiter import LimiterState
@@ -118,6 +119,7 @@ class Training:
         Raises `CheckpointError` for a checkpoint that is damaged or of another model.
         """
         torch.set_num_threads(config.torch_threads)
+        keep_freed_memory()
         self._config, self._budget, self._clock = config, budget, clock
         self._learner, self._directory, self._tokenizer, self._made = learner, directory, tokenizer, made
         self._trained_s, self._nonfinite = _restore(learner, directory)
@@ -130,7 +132,7 @@ class Training:
                 depth=config.prefetch_batches,
             ),
             limiter=Unlimited(),
-            source=RecordedSource(shard, num_draws=learner.step),
+            source=RecordedSource(shard, past_ticks=learner.config.past_ticks, num_draws=learner.step),
         )
 
     @property
@@ -154,7 +156,7 @@ class Training:
                 self._nonfinite += metrics.nonfinite
             now = self._clock()
             if now - evaluated_at >= self._config.evaluate_every_s:
-                self._evaluate()
+                self._evaluate(baselines=False)
                 evaluated_at = self._clock()
             if now - saved_at >= self._config.checkpoint_every_s:
                 self._save()
@@ -163,7 +165,7 @@ class Training:
             if self._clock() - tally.began >= _PATIENCE_S:
                 tell(self._status(tally))
                 tally = _Tally(self._clock())
-        self._evaluate()
+        self._evaluate(baselines=True)
         self._save()
         status = self._status(tally)
         tell(status)
@@ -173,8 +175,8 @@ class Training:
         """End the thread that draws batches."""
         self._prefetcher.close()
 
-    def _evaluate(self) -> None:
-        self._evaluation = self._learner.evaluate()
+    def _evaluate(self, *, baselines: bool) -> None:
+        self._evaluation = self._learner.evaluate(baselines=baselines)
         line = {"trained_s": round(self._trained_s, 1), **self._judged()}
         with (self._directory.parent / _LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, allow_nan=False) + "\n")

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from learner.checkpoint import load_newest, save_checkpoint
 from learner.learner import LearnerConfig
-from learner.recording import RecordingConfig
+from learner.recorded import RecordedSource
+from learner.recording import SEGMENTS, RecordingConfig
+from learner.replay import ReplayShard
 from learner.restored import restore
 from learner.schedule import ToZero
 from learner.train import TrainingPlan, train
@@ -33,7 +37,7 @@ def _plan(out: Path, data: Path, *, steps: int = 12) -> TrainingPlan:
         out=out,
         data=data,
         model=small_config(),
-        learner=LearnerConfig(batch_sequences=2, bfloat16=False, schedule=ToZero(warmup_steps=2)),
+        learner=LearnerConfig(batch_sequences=2, past_ticks=3, bfloat16=False, schedule=ToZero(warmup_steps=2)),
         warmup=WarmupConfig(explored_seeds=1, explored_ticks=8, surveyed_seeds=4, held_out_seeds=2, held_out_ticks=16),
         recording=RecordingConfig(num_worlds=2, world_ticks=50, chunk_ticks=25, worlds_at_once=2, budget_bytes=1 << 24),
         training=TrainingConfig(torch_threads=1),
@@ -98,9 +102,22 @@ def test_checkpoints_of_another_model_or_of_a_run_are_refused(tmp_path: Path, da
         train(plan, command="")
 
 
+def test_memory_is_run_over_pasts_of_every_length(data: Path, tmp_path: Path) -> None:
+    train(_plan(tmp_path, data, steps=1), command="")
+    with closing(ReplayShard(_plan(tmp_path, data).recording.replay(), data / SEGMENTS)) as shard:
+        source = RecordedSource(shard, past_ticks=4, num_draws=0)
+        drawn = np.concatenate([source.draw(8, 6)["is_first"] for _ in range(100)])
+        again = RecordedSource(shard, past_ticks=4, num_draws=40).draw(8, 6)
+        assert (drawn[320:328] == again["is_first"]).all()
+    # Of 800 sequences half are cut, at one of five places; a few begin where their world does.
+    assert 0.45 < drawn[:, :5].any(axis=1).mean() < 0.6
+    assert all(50 < drawn[:, place].sum() < 120 for place in range(5))
+    assert drawn[:, 5].sum() < 30
+
+
 def test_impossible_budgets_are_refused() -> None:
     for bad in ({}, {"steps": 0}, {"seconds": -1.0}, {"steps": 1, "seconds": 1.0}):
         with pytest.raises(ConfigError):
             Budget(**bad)
     with pytest.raises(ConfigError, match="a sequence lies in one chunk"):
-        TrainingPlan(env="homestead", budget=Budget(steps=1), out=Path(), learner=LearnerConfig(sequence_ticks=101))
+        TrainingPlan(env="homestead", budget=Budget(steps=1), out=Path(), learner=LearnerConfig(sequence_ticks=501))
