@@ -6,7 +6,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cluster import audit_commands, evaluation_commands, history_commands, lineage_commands, training_commands
+from cluster import (
+    audit_commands,
+    evaluation_commands,
+    history_commands,
+    lineage_commands,
+    prompt_commands,
+    training_commands,
+)
 from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, plain, print_json, print_table
 
 app = typer.Typer(
@@ -197,7 +204,14 @@ def bench(
     print_table([{"": key, " ": plain(value)} for key, value in found.items()])
 
 
-for _commands in (training_commands, evaluation_commands, lineage_commands, history_commands, audit_commands):
+for _commands in (
+    training_commands,
+    evaluation_commands,
+    prompt_commands,
+    lineage_commands,
+    history_commands,
+    audit_commands,
+):
     _commands.register(app)
 
 

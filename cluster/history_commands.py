@@ -10,6 +10,7 @@ from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, answer, prin
 
 if TYPE_CHECKING:
     from cluster.histories import Opened
+    from world.event import WorldEvent
     from world.provenance import CellChange
     from world.snapshot import WorldId
 
@@ -35,7 +36,8 @@ def history(
 ) -> None:
     """Tell who did what, and which cells changed through whom: the last 20 ticks, or those of a range.
 
-    Causes are inferred from what was logged, and marked where they are; what no agent explains is nature's.
+    Causes are inferred from what was logged, and marked where they are; what neither agents nor events explain is
+    nature's.
     """
     from cluster.histories import opened_history, tick_range
     from world.provenance import cell_changes, stories
@@ -44,7 +46,8 @@ def history(
     place = None if cell is None else _cell(cell)
     with opened_history(run_dir, redis_url) as opened:
         past = opened.history
-        every = past.kept.past(WorldId(world)).record.tick
+        record = past.kept.past(WorldId(world)).record
+        every = record.tick
         begin, end = tick_range(past, WorldId(world), first, last, default=20 if place is None else every)
         snapshot = past.state_at(WorldId(world), begin - 1)
         effects = past.effects(WorldId(world), begin, end)
@@ -59,6 +62,7 @@ def history(
                     "is_first": story.is_first,
                     "weights_version": story.weights_version,
                     "agents": [_fields(deed) for deed in story.deeds],
+                    "events": _told(story.events, record.env),
                     "changes": [_change(change) for change in story.changes],
                 }
                 for story in stories(snapshot, effects)
@@ -140,8 +144,25 @@ def _line(tick: dict[str, Any]) -> dict[str, Any]:
         "actions": [deed["action"] for deed in deeds],
         "rewards": [round(deed["reward"], 3) for deed in deeds],
         "at": " ".join(f"{y},{x}" for y, x in (deed["pose"] for deed in deeds)),
+        "events": ", ".join(event["text"] or f"kind {event['kind']}" for event in tick["events"]) or "–",
         "cells of the map": ", ".join(f"{num}× {cause}" for cause, num in counted.items()) or "–",
     }
+
+
+def _told(events: "tuple[WorldEvent, ...]", env_name: str) -> list[dict[str, Any]]:
+    """Return events as rows and, where their environment is known here, as text."""
+    from cluster.prompting import phrases_of
+    from world.errors import EnvironmentUnusable
+    from world.event import event_text
+
+    if not events:
+        return []
+    try:
+        phrases = phrases_of(env_name)
+    except EnvironmentUnusable:
+        phrases = ()
+    texts = [event_text(event, phrases) if event.kind <= len(phrases) else None for event in events]
+    return [{**event._asdict(), "text": text} for event, text in zip(events, texts, strict=True)]
 
 
 def _fields(record: Any) -> dict[str, Any]:
