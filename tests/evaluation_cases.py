@@ -11,6 +11,7 @@ from world.envs.grounded import Int32Array, ViewLayout
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.envs.homestead.render import patch_table
 from world.evaluation.plays.stage import Stage
+from world.event import event_rows, event_slots
 from world.field import Uint16Array, age_buckets
 from world.live import LiveWorld
 from world.model.slots import Slots
@@ -109,26 +110,31 @@ class TwinTicker:
         self._ticker, self._tokenizer, self._sees, self._obeys = ticker, tokenizer, sees, obeys
         self._past: dict[str, dict[int, HomesteadGrounded]] = {}
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
         """As `Ticker`."""
         done: dict[int, Ticked] = {}
         for index, world in enumerate(worlds):
             joint = None if actions is None else actions[index]
+            befall = event_slots([]) if events is None else events[index]
             if world.env is None:
                 assert joint is not None
-                done[index] = self._dream(world, joint)
+                done[index] = self._dream(world, joint, event_rows(befall))
                 continue
             if not world.ended:
                 self._remember(world.world, world.snapshot.tick, world.env)  # type: ignore[arg-type]
-            done[index] = self._ticker.tick([world], None if joint is None else joint[None])[0]
+            done[index] = self._ticker.tick([world], None if joint is None else joint[None], befall[None])[0]
             self._remember(world.world, world.snapshot.tick, world.env)  # type: ignore[arg-type]
         return [done[index] for index in range(len(worlds))]
 
-    def _dream(self, world: LiveWorld, joint: Int32Array) -> Ticked:
+    def _dream(self, world: LiveWorld, joint: Int32Array, events: Int32Array) -> Ticked:
         tick = world.snapshot.tick
         env = self._env_of(world.world, tick).clone()
         self._remember(world.world, tick, env)
         windows, before = self._ticker.windows(world), world.snapshot.poses
+        if self._obeys:
+            env.announce(events)
         step = env.step(joint if self._obeys else np.zeros_like(joint))
         poses = step.observed.poses
         views = self._tokenizer.encode(step.observed.views)
@@ -141,7 +147,7 @@ class TwinTicker:
             poses,
             is_first=False,
             actions=joint,
-            events=np.zeros((0, 3), np.int32),
+            events=events,
             rewards=step.rewards,
             terminated=step.terminated,
             truncated=step.truncated,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from world.envs.catalog import make_env, make_policy
-from world.envs.grounded import DataPolicy, EnvSpec, Eventful, GroundedEnv, Stepped
+from world.envs.grounded import DataPolicy, EnvSpec, GroundedEnv, Stepped, announce
 from world.errors import CorruptRecord, EnvironmentUnusable
 from world.field import NEVER
 from world.snapshot import Kind, Snapshot, TickEffects, WorldId
@@ -79,20 +79,14 @@ def resume(
             live.lost_episode = ""
             poses = env.reset(episode_seed(snapshot)).poses
         elif not live.lost_episode:
-            step = _repeated(env, tick)
+            announce(env, tick.events)
+            step = env.step(tick.actions)
             poses = step.observed.poses
             live.lost_episode = _departure(step, tick)
     if not live.lost_episode and (poses != snapshot.poses).any():
         live.lost_episode = "its agents are not where the committed poses are"
     live.ended = live.ended or bool(live.lost_episode)
     return live
-
-
-def _repeated(env: GroundedEnv, logged: TickEffects) -> Stepped:
-    if len(logged.events):
-        assert isinstance(env, Eventful), f"{env.spec.name} executes no events"
-        env.announce(logged.events)
-    return env.step(logged.actions)
 
 
 def _departure(step: Stepped, logged: TickEffects) -> str:

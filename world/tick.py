@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.dream import DreamConfig, Dreamer, Dreamt
-from world.envs.grounded import BY_CHANCE, EnvSpec, Eventful, Int32Array, Stepped, Uint8Array
+from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Stepped, Uint8Array, announce
 from world.errors import ConfigError, LivingWorldsError
 from world.event import MAX_EVENTS, drawn_events, event_rows, event_slots
 from world.field import Changes, Field, Uint16Array, Windows
@@ -157,10 +157,7 @@ class Ticker:
                 num_kinds=self.num_events,
             )
             events = np.concatenate([told, drawn])[:MAX_EVENTS] if len(drawn) else told
-        if len(events):
-            env: object = world.env
-            assert isinstance(env, Eventful), f"{world.env_name} executes no events"
-            env.announce(events)
+        announce(world.env, events)
         return events
 
     def _reset(self, world: LiveWorld) -> Ticked:

@@ -119,6 +119,13 @@ class Eventful(Protocol):
         """
 
 
+def announce(env: object, events: Int32Array) -> None:
+    """Let events (n, 3) befall the next step of an environment, which, where there are any, must be `Eventful`."""
+    if len(events):
+        assert isinstance(env, Eventful), f"{type(env).__name__} executes no events"
+        env.announce(events)
+
+
 class DataPolicy(Protocol):
     """A scripted policy that makes training data; it may look at the environment's truth."""
 

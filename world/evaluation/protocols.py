@@ -22,11 +22,13 @@ from world.evaluation.one_step import ask, edit_scores
 from world.evaluation.permanence import permanence_scores
 from world.evaluation.plays.consistency import play_consistency
 from world.evaluation.plays.forks import ForkPlay, play_counterfactuals, play_equivalence
+from world.evaluation.plays.prompts import PromptPlay, play_prompts
 from world.evaluation.plays.recording import Recording, record_ticks
 from world.evaluation.plays.returns import ReturnPlay, play_returns
 from world.evaluation.plays.rollouts import RolloutPlay, play_rollouts
 from world.evaluation.plays.stage import Progress, Stage
 from world.evaluation.plays.visits import Revives, VisitPlay, play_visits
+from world.evaluation.prompted import prompt_scores
 from world.evaluation.questions import question_scores
 from world.evaluation.revisit import NO_TRUTH, revisit_scores
 from world.evaluation.rollout import Rollouts, rollout_scores, worst_episodes
@@ -34,7 +36,17 @@ from world.field import UNSEEN, Uint16Array
 from world.model.world_model import WorldModel
 from world.trajectory import STAY, Transitions
 
-PROTOCOLS = ("one-step", "questions", "rollout", "revisit", "cross-agent", "permanence", "counterfactual", "invariants")
+PROTOCOLS = (
+    "one-step",
+    "questions",
+    "rollout",
+    "revisit",
+    "cross-agent",
+    "permanence",
+    "counterfactual",
+    "events",
+    "invariants",
+)
 _WORST = 3
 
 
@@ -135,6 +147,7 @@ class Evaluation:
             "cross-agent": self._cross_agent,
             "permanence": self._permanence,
             "counterfactual": self._counterfactual,
+            "events": self._events,
             "invariants": self._invariants,
         }
         if protocol not in runs:
@@ -272,6 +285,23 @@ class Evaluation:
         parts += [equivalence_scores(equivalence)] if equivalence else []
         pairs = sum(len(effects.episode) for effects in play.all_effects().values())
         return self._report("counterfactual", merged(parts), pairs)
+
+    def _events(self) -> Report:
+        config, play = self._config, PromptPlay()
+        self._until_interrupted(
+            lambda: play_prompts(
+                self._stage,
+                play,
+                seeds=config.seeds,
+                num_pairs=config.num_pairs,
+                horizons=[k for k in config.ticks if k <= 8] or [min(config.ticks)],
+                history=config.history,
+                progress=self._progress,
+            )
+        )
+        prompted = play.all_prompted()
+        pairs = max((len(found.kind) for found in prompted.values()), default=0)
+        return self._report("events", prompt_scores(prompted, play.phrases), pairs)
 
     def _invariants(self) -> Report:
         if self._table is None:

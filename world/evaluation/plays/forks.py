@@ -6,8 +6,10 @@ Axes: P pairs of forks, A agents, T ticks, n cells.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
@@ -16,6 +18,7 @@ from world.evaluation.plays.stage import Progress, Stage, forget
 from world.field import MAP, SCREEN, UNSEEN, Uint16Array
 from world.live import LiveWorld
 
+Cell = TypeVar("Cell", np.bool_, np.uint16)
 _HISTORIES = 24
 _HISTORY_TICKS = 4
 _FUTURE_TICKS = 8
@@ -62,7 +65,7 @@ def play_counterfactuals(
             continue
         draw = np.random.default_rng([seeds[index], 31])
         actions = _pairs_of_actions(world, num_pairs, max(horizons), draw)
-        groups = _forked(stage, world, 2 * num_pairs)
+        groups = forked(stage, world, 2 * num_pairs)
         for tick in range(max(horizons)):
             joint = np.concatenate([actions[:, 0, tick], actions[:, 1, tick]])
             for name, worlds in groups.items():
@@ -83,8 +86,8 @@ def play_equivalence(
     for index, world in enumerate(truths):
         draw = np.random.default_rng([seeds[index], 32])
         histories, pairs, same_state = _histories(world, num_pairs, draw)
-        future = draw.integers(_num_actions(world), size=(_FUTURE_TICKS, len(world.snapshot.poses)), dtype=np.int32)
-        groups = _forked(stage, world, len(histories))
+        future = draw.integers(num_actions(world), size=(_FUTURE_TICKS, len(world.snapshot.poses)), dtype=np.int32)
+        groups = forked(stage, world, len(histories))
         groups.pop("oracle", None)
         for tick in range(_HISTORY_TICKS + _FUTURE_TICKS):
             ahead = tick - _HISTORY_TICKS
@@ -101,7 +104,7 @@ def play_equivalence(
 
 def _pairs_of_actions(world: LiveWorld, num_pairs: int, ticks: int, draw: np.random.Generator) -> Int32Array:
     """Return joint actions (P, 2, T, A), equal in each pair but for the first of one agent."""
-    agents, count = len(world.snapshot.poses), _num_actions(world)
+    agents, count = len(world.snapshot.poses), num_actions(world)
     actions = np.repeat(draw.integers(count, size=(num_pairs, 1, ticks, agents), dtype=np.int32), 2, axis=1)
     for pair in range(num_pairs):
         agent = pair % agents
@@ -110,7 +113,7 @@ def _pairs_of_actions(world: LiveWorld, num_pairs: int, ticks: int, draw: np.ran
     return actions
 
 
-def _forked(stage: Stage, world: LiveWorld, count: int) -> dict[str, list[LiveWorld]]:
+def forked(stage: Stage, world: LiveWorld, count: int) -> dict[str, list[LiveWorld]]:
     """Return forks of a world, all with one luck: of truth, and of dreams that know as much, less, and more."""
     groups = {
         "truth": [stage.fork_truth(world, f"truth-{i}") for i in range(count)],
@@ -130,7 +133,7 @@ def _effects(stage: Stage, start: LiveWorld, groups: dict[str, list[LiveWorld]],
     counted, masks = [], {name: [] for name in (*groups, "ceiling")}  # type: ignore[var-annotated]
     for i in range(half):
         pair = {name: (worlds[i], worlds[half + i]) for name, worlds in groups.items()}
-        y, x = _cells_in_view(*pair["truth"])
+        y, x = cells_in_view(*pair["truth"])
         known = start.snapshot.field.layers[_layer(start)].current(y, x) != UNSEEN
         status = np.ones(start.snapshot.field.status().size, np.bool_)
         counted.append(np.concatenate([known, status]))
@@ -139,13 +142,13 @@ def _effects(stage: Stage, start: LiveWorld, groups: dict[str, list[LiveWorld]],
     width = max(len(cells) for cells in counted)
     masks["ceiling"] = masks["truth"]
     return Effects(
-        counted=_padded(counted, width),
-        masks={name: _padded(parts, width) for name, parts in masks.items()},
+        counted=padded(counted, width),
+        masks={name: padded(parts, width) for name, parts in masks.items()},
         episode=np.full(half, episode),
     )
 
 
-def _cells_in_view(one: LiveWorld, other: LiveWorld) -> tuple[Int32Array, Int32Array]:
+def cells_in_view(one: LiveWorld, other: LiveWorld) -> tuple[Int32Array, Int32Array]:
     """Return rows and columns (n,) of all cells that the agents of either world see, each once."""
     cells = []
     for world in (one, other):
@@ -169,7 +172,7 @@ def _histories(
     """Return joint actions (n, T, A) of one agent's histories, pairs of them, and which pairs end in one state."""
     assert isinstance(world.env, HomesteadGrounded)
     agents = len(world.snapshot.poses)
-    drawn = draw.integers(_num_actions(world), size=(_HISTORIES, _HISTORY_TICKS), dtype=np.int32)
+    drawn = draw.integers(num_actions(world), size=(_HISTORIES, _HISTORY_TICKS), dtype=np.int32)
     histories = np.zeros((_HISTORIES, _HISTORY_TICKS, agents), np.int32)
     histories[:, :, draw.integers(agents)] = drawn
     states = []
@@ -202,19 +205,21 @@ def _layer(world: LiveWorld) -> int:
     return MAP if world.snapshot.field.layout.map_rows else SCREEN
 
 
-def _num_actions(world: LiveWorld) -> int:
+def num_actions(world: LiveWorld) -> int:
+    """Return how many actions an agent of a world in truth can choose from."""
     assert world.env is not None
     return world.env.spec.num_actions
 
 
-def _padded(rows: Iterable[BoolArray], width: int) -> BoolArray:
+def padded(rows: Iterable[NDArray[Cell]], width: int) -> NDArray[Cell]:
+    """Return rows (n, width) of cells, what is added being false, or UNSEEN."""
     return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
 
 
 def _joined_effects(parts: Sequence[Effects]) -> Effects:
     width = max(part.counted.shape[1] for part in parts)
     return Effects(
-        counted=np.concatenate([_padded(part.counted, width) for part in parts]),
-        masks={name: np.concatenate([_padded(p.masks[name], width) for p in parts]) for name in parts[0].masks},
+        counted=np.concatenate([padded(part.counted, width) for part in parts]),
+        masks={name: np.concatenate([padded(p.masks[name], width) for p in parts]) for name in parts[0].masks},
         episode=np.concatenate([part.episode for part in parts]),
     )

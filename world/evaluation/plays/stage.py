@@ -31,8 +31,13 @@ Progress = Callable[[str, float], None]
 class Advances(Protocol):
     """What advances worlds; `world.tick.Ticker` does."""
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
-        """Advance each world by one tick, in place; `actions` (B, A) are taken instead of its policy's."""
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
+        """Advance each world by one tick, in place; `actions` (B, A) are taken instead of its policy's.
+
+        `events` (B, E, 3), where they are no empty slots, befall the worlds.
+        """
 
 
 class Batched:
@@ -41,12 +46,15 @@ class Batched:
     def __init__(self, ticker: Advances, most: int = 32) -> None:
         self._ticker, self._most = ticker, most
 
-    def tick(self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None) -> list[Ticked]:
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
         """As `Advances`."""
         done: list[Ticked] = []
         for first in range(0, len(worlds), self._most):
             some = slice(first, first + self._most)
-            done += self._ticker.tick(worlds[some], None if actions is None else actions[some])
+            given = (None if rows is None else rows[some] for rows in (actions, events))
+            done += self._ticker.tick(worlds[some], *given)
         return done
 
 
