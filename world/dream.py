@@ -6,24 +6,28 @@ All randomness comes from uniform draws keyed by (world's seed, tick): a repeate
 generator has to be kept.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array
 from world.errors import ConfigError
-from world.field import Uint16Array
-from world.model.query import Query
+from world.field import UNSEEN, Uint16Array
+from world.model.frozen import Precision, dtype_of, frozen, refresh
+from world.model.query import Answer, Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
+from world.sampling import draws_for, sample
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
-DrawArray = NDArray[np.float32]
+_ROWS = 512
+"""Cells answered at once on a CPU: their logits stay in its cache, and oneDNN builds its kernels for one shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,14 @@ class DreamConfig:
     least_chance: float = 0.0
     """Of a token, below which it is never drawn: what a network believes of a thousand impossible tokens adds up."""
 
+    precision: Precision = "auto"
+    """What the network computes in. `auto`: bfloat16 on a GPU, and on a CPU that multiplies it natively."""
+    device: str = "cpu"
+    """As torch names it."""
+    compiled: bool = False
+    """Compile a tick, on a GPU into one graph, with worlds padded to a power of two; each number of them then takes up
+    to minutes at first."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= 16:
             raise ConfigError(f"dream.passes must lie in 1 … 16, got {self.passes}")
@@ -44,6 +56,8 @@ class DreamConfig:
             raise ConfigError(f"dream.temperature must lie in [0, 2], got {self.temperature}")
         if not 0.0 <= self.least_chance <= 0.5:
             raise ConfigError(f"dream.least_chance must lie in [0, 0.5], got {self.least_chance}")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"dream.precision must be one of {get_args(Precision)}, got {self.precision!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +67,50 @@ class Dreamt:
     actions: Int32Array
     displacement: Uint8Array
     tokens: Uint16Array
-    """(B, A, H, W) cells of the windows, one truth for cells that several windows share."""
+    """(B, A, H, W) cells of the windows, one truth for cells that several windows share; UNSEEN where nobody looks
+    afterwards."""
     status: Uint16Array
     """(B, A, S)"""
     rewards: Float32Array
     terminated: BoolArray
 
 
-def draws_for(seeds: Sequence[int], tick: Sequence[int], count: int) -> DrawArray:
-    """Return uniform draws (B, count) in [0, 1), by counter: equal for equal (seed, tick)."""
-    return np.stack(
-        [
-            # As uint64: numpy makes a list that holds a number beyond 2^63 into floats, and seeds would collide.
-            np.random.Generator(np.random.Philox(key=np.array([seed & (2**64 - 1), at], np.uint64))).random(
-                count, np.float32
-            )
-            for seed, at in zip(seeds, tick, strict=True)
-        ]
-    )
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a tick is computed from, as tensors."""
+
+    slots: Slots
+    draws: Tensor
+    """(B, A, 4 + S + P)"""
+    merge: Tensor
+    """(B, A·P) the cell of its world that answers for each cell."""
+    here: Tensor
+    """(B, A·P) whether that is the cell itself."""
+    actions: Tensor
+    """(B, A); negative: the policy acts."""
 
 
 class Dreamer:
     """Samples ticks from a world model."""
 
-    def __init__(self, model: WorldModel, config: DreamConfig) -> None:
+    def __init__(
+        self, model: WorldModel, config: DreamConfig, *, margin: int = 0, num_tokens: int | None = None
+    ) -> None:
+        """Windows reach `margin` beyond views; of the vocabulary the first `num_tokens` stand for something."""
         self._model, self._config = model, config
+        self._margin, self._num_tokens = margin if model.dynamics.has_pose else 0, num_tokens or model.mask
+        self._device = torch.device(config.device)
+        self._dtype = dtype_of(config.precision, self._device)
+        self._ready: WorldModel | None = None
+        self._is_stale = True
+        self._advance: Callable[[_Told, bool], tuple[Tensor, ...]] = self._advanced
+        if config.compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._advance = torch.compile(self._advanced, mode=mode, dynamic=False)
 
-    def _draw(self, logits: Tensor, draws: Tensor) -> Tensor:
-        config = self._config
-        return _sample(logits, draws, temperature=config.temperature, least_chance=config.least_chance)
+    def renew(self) -> None:
+        """Dream from now on with the weights that the model has now."""
+        self._is_stale = True
 
     @torch.inference_mode()
     def tick(
@@ -91,49 +120,119 @@ class Dreamer:
 
         Order: actions, displacements given actions, cells given displacements.
         """
-        model, passes = self._model, self._config.passes
-        has_pose = model.dynamics.has_pose
+        self._make_ready()
         batch, agents, height, width = slots.tokens.shape[:4]
         cells, num_status = height * width, slots.status.shape[2]
         per_agent = 4 + num_status + cells
         draws = torch.from_numpy(draws_for(seeds, ticks, agents * per_agent)).view(batch, agents, per_agent)
         poses = slots.poses.numpy().astype(np.int32)
-        merged = owners(poses, height, width) if has_pose else unmerged(batch, agents, height, width)
-        merge = torch.from_numpy(np.array(merged[1])).flatten(1)
+        has_pose = self._model.dynamics.has_pose
+        here, merge = owners(poses, height, width) if has_pose else unmerged(batch, agents, height, width)
+        if actions is None:
+            actions = np.full((batch, agents), -1, np.int32)
+        told = _Told(
+            slots,
+            draws,
+            torch.from_numpy(np.array(merge)).flatten(1),
+            torch.from_numpy(np.array(here)).flatten(1),
+            torch.from_numpy(actions.astype(np.int64)),
+        )
+        if self._config.compiled:
+            told = _padded(told)
+        told = _to(told, self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            answers = self._advance(told, bool((actions < 0).any()))
+        chosen, displacement, tokens, status, rewards, ends = (part[:batch].cpu().numpy() for part in answers)
+        return Dreamt(
+            actions=chosen.astype(np.int32),
+            displacement=displacement.astype(np.uint8),
+            tokens=tokens.reshape(batch, agents, height, width).astype(np.uint16),
+            status=status.astype(np.uint16),
+            rewards=rewards.astype(np.float32),
+            terminated=ends,
+        )
 
-        answer = model.answer(Query(slots))
-        wanted = None if actions is None else torch.from_numpy(actions.astype(np.int64))
-        if wanted is None or (wanted < 0).any():
-            own = _sample(answer.log_policy(), draws[..., 0])
-            chosen = own if wanted is None else torch.where(wanted < 0, own, wanted)
+    def _make_ready(self) -> None:
+        if not self._is_stale:
+            return
+        source = self._model if self._model.device == self._device else copy.deepcopy(self._model).to(self._device)
+        if self._ready is None:
+            self._ready = frozen(source, self._dtype, self._num_tokens)
         else:
-            chosen = wanted
+            self._ready = refresh(self._ready, source, self._dtype, self._num_tokens)
+        self._is_stale = False
+
+    def _advanced(self, told: _Told, policy_acts: bool) -> tuple[Tensor, ...]:
+        """Return actions, displacements, tokens (B, A·P), status, rewards and ends (B, A, …)."""
+        model, slots, draws = self._ready, told.slots, told.draws
+        assert model is not None
+        num_status = slots.status.shape[2]
+        answer = model.answer(Query(slots))
+        chosen = told.actions
+        if policy_acts:
+            chosen = torch.where(chosen < 0, sample(answer.log_policy(), draws[..., 0]), chosen)
         answer = answer.given(actions=chosen)
         # On a map nobody sees beyond the window they were in; on a screen there is no place to go to.
-        classes = torch.arange(NUM_DISPLACEMENTS)
-        impossible = classes == ELSEWHERE if has_pose else classes != STAY
+        classes = torch.arange(NUM_DISPLACEMENTS, device=chosen.device)
+        impossible = classes == ELSEWHERE if model.dynamics.has_pose else classes != STAY
         moves = answer.displacement_logits().float().masked_fill(impossible, float("-inf"))
         displacement = self._draw(moves, draws[..., 1])
-        answer = answer.given(displacement=displacement)
-        # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
-        turn = reveal_order(slots.poses, height, width, passes, draws[:, 0, 3])
-        chance = draws[..., 4 + num_status :].flatten(1)
-        given = torch.full((batch, agents * cells), model.mask)
-        for number in range(passes):
-            if number:
-                answer = answer.given(tokens=given.view(batch, agents, height, width))
-            sampled = self._draw(answer.token_logits().flatten(1, 3), chance).gather(1, merge)
-            given = torch.where(turn.flatten(1) == number, sampled, given)
+        answer, tokens = self._cells(answer.given(displacement=displacement), told, displacement)
         status = self._draw(answer.status_logits(), draws[..., 4 : 4 + num_status])
         ends = torch.sigmoid(answer.continuation_logits().float()) < draws[..., 2]
-        return Dreamt(
-            actions=chosen.numpy().astype(np.int32),
-            displacement=displacement.numpy().astype(np.uint8),
-            tokens=given.view(batch, agents, height, width).numpy().astype(np.uint16),
-            status=status.numpy().astype(np.uint16),
-            rewards=model.reward.mean(answer.reward_logits()).numpy().astype(np.float32),
-            terminated=ends.numpy(),
-        )
+        rewards = model.reward.mean(answer.reward_logits())
+        return chosen, displacement, tokens, status, rewards, ends
+
+    def _cells(self, answer: Answer, told: _Told, displacement: Tensor) -> tuple[Answer, Tensor]:
+        """Return the last answer, and the tokens (B, A·P) drawn in passes of it.
+
+        Drawn is what somebody sees afterwards, as in training: there nothing else is ever known of what follows.
+        """
+        slots, draws, passes = told.slots, told.draws, self._config.passes
+        batch, agents, height, width = slots.tokens.shape[:4]
+        mask = self._model.mask
+        asked = told.here & seen_afterwards(slots.poses, displacement, height, width, self._margin).flatten(1)
+        # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
+        turn = reveal_order(slots.poses, height, width, passes, draws[:, 0, 3]).flatten(1)
+        chance = draws[..., 4 + slots.status.shape[2] :].flatten(1)
+        answered = torch.full_like(told.merge, mask)
+        for number in range(passes):
+            if number:
+                answer = answer.given(tokens=answered.gather(1, told.merge).view(batch, agents, height, width))
+            answered = self._reveal(answer, answered, asked & (turn == number), chance)
+        tokens = answered.gather(1, told.merge)
+        return answer, torch.where(tokens == mask, UNSEEN, tokens)
+
+    def _reveal(self, answer: Answer, answered: Tensor, asked: Tensor, chance: Tensor) -> Tensor:
+        """Return the cells answered (B, A·P) with those asked for drawn at their chances."""
+        if self._config.compiled:
+            drawn = self._draw(answer.token_logits().flatten(1, 3), chance)
+            return torch.where(asked, drawn, answered)
+        rows = asked.flatten().nonzero()[:, 0]
+        padded = torch.cat([rows, rows.new_zeros(-len(rows) % _ROWS)])
+        chances = chance.flatten()[padded].view(-1, _ROWS)
+        parts = [self._draw(answer.token_logits(r), c) for r, c in zip(padded.view(-1, _ROWS), chances, strict=True)]
+        drawn = torch.cat([*parts, rows[:0]])[: len(rows)]
+        return answered.flatten().index_copy(0, rows, drawn).view_as(answered)
+
+    def _draw(self, logits: Tensor, draws: Tensor) -> Tensor:
+        config = self._config
+        return sample(logits, draws, temperature=config.temperature, least_chance=config.least_chance)
+
+
+def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int, margin: int) -> Tensor:
+    """Return which cells (B, A, H, W) of the windows at poses (B, A, 2) somebody sees after moving by classes (B, A).
+
+    Views are windows less a margin.
+    """
+    moved = torch.stack([displacement // 3 - 1, displacement % 3 - 1], dim=-1)
+    inside = []
+    for axis, size in enumerate((height, width)):
+        places = poses[..., axis, None] + torch.arange(size, device=poses.device) - size // 2
+        first = (poses + moved)[..., axis] - size // 2 + margin
+        from_first = places[..., None] - first[:, None, None]
+        inside.append((from_first >= 0) & (from_first < size - 2 * margin))
+    return (inside[0][:, :, :, None] & inside[1][:, :, None]).any(-1)
 
 
 def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tensor) -> Tensor:
@@ -143,25 +242,24 @@ def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tens
     a row or column never both are drawn blindly: what moves from one to the other is drawn once. Which colour comes
     first is drawn (B,) anew at every tick.
     """
-    grid = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
+    rows, cols = (torch.arange(size, device=poses.device) - size // 2 for size in (height, width))
+    grid = torch.cartesian_prod(rows, cols)
     places = poses[:, :, None] + grid
     colour = places[..., 0] + (2 if passes > 2 else 1) * places[..., 1]
     revealed = (colour + (draw * passes).long()[:, None, None]) % passes
     return revealed.view(*poses.shape[:2], height, width)
 
 
-def _sample(logits: Tensor, draws: Tensor, *, temperature: float = 1.0, least_chance: float = 0.0) -> Tensor:
-    """Return indices (…) from logits (…, V) by inverting their distribution at draws (…)."""
-    if not logits.numel():
-        return torch.zeros(draws.shape, dtype=torch.int64)
-    if temperature == 0.0:
-        return logits.argmax(-1)
-    chances = torch.softmax(logits.float() / temperature, dim=-1)
-    if least_chance:
-        likeliest = chances.amax(-1, keepdim=True)
-        chances = chances.masked_fill(chances < torch.clamp(likeliest, max=least_chance), 0.0)
-    cumulative = chances.cumsum(-1)
-    # Scaled by the last sum, which is a little beside 1 by rounding, so that no draw falls off the end.
-    return torch.searchsorted(cumulative, (draws * cumulative[..., -1])[..., None], right=True)[..., 0].clamp(
-        max=logits.shape[-1] - 1
-    )
+def _padded(told: _Told) -> _Told:
+    """Return the same, with the first world repeated until the number of worlds is a power of two."""
+    batch = len(told.actions)
+    rows = torch.arange(1 << (batch - 1).bit_length())
+    rows = rows.where(rows < batch, 0)
+    return _Told(told.slots.of_worlds(rows), *(getattr(told, name)[rows] for name in _TENSORS))
+
+
+def _to(told: _Told, device: torch.device) -> _Told:
+    return _Told(told.slots.to(device), *(getattr(told, name).to(device) for name in _TENSORS))
+
+
+_TENSORS = ("draws", "merge", "here", "actions")

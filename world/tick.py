@@ -68,7 +68,7 @@ class Ticker:
         self._margin = config.margin if spec.layout.map_rows else 0
         self._spec = spec
         self._model = WorldModel(model_config, spec, tokenizer.vocab_size).eval()
-        self._dreamer = Dreamer(self._model, config.dream)
+        self._dreamer = Dreamer(self._model, config.dream, margin=self._margin, num_tokens=tokenizer.num_tokens)
         self.weights_version = 0
 
     @property
@@ -92,6 +92,7 @@ class Ticker:
         if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
             raise LivingWorldsError("weights are of another model than this host's; use one model preset for a run")
         self._model.load_state_dict(dict(weights))
+        self._dreamer.renew()
         self.weights_version = version
 
     def tick(
@@ -339,6 +340,8 @@ class Ticker:
         _, y, x = cells.window_cells(poses, self._margin)
         unpredictable = step.changes[step.changes[:, 2] == BY_CHANCE]
         mask = np.zeros(y.shape, np.bool_)
+        if not cells.layout.map_rows:
+            return mask  # What changed is told by places, and the cells of a screen are none.
         for at_y, at_x, _ in unpredictable:
             mask |= (y == at_y) & (x == at_x)
         return mask

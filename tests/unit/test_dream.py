@@ -7,18 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model_cases import CountingEnv, random_slots, stirred_model
-from world.dream import DreamConfig, Dreamer, Dreamt, _sample, draws_for, reveal_order
+from world.dream import DreamConfig, Dreamer, Dreamt, reveal_order
 from world.errors import ConfigError
-from world.model.dynamics import Encoded, Outcome
+from world.model.dynamics import Dynamics, Encoded, Outcome
 from world.model.slots import Slots
-from world.trajectory import ELSEWHERE, STAY
+from world.sampling import draws_for, sample
+from world.trajectory import ELSEWHERE, STAY, displacement_of
+from world.window import views_after
 
 VOCAB = 20
 few = settings(deadline=None, max_examples=20)
 
 
 def _dreamer(env: CountingEnv, *, passes: int = 1, temperature: float = 1.0) -> Dreamer:
-    return Dreamer(stirred_model(env.spec, VOCAB), DreamConfig(passes=passes, temperature=temperature))
+    return Dreamer(stirred_model(env.spec, VOCAB), DreamConfig(passes=passes, temperature=temperature), margin=1)
 
 
 def _assert_same(mine: Dreamt, its: Dreamt, *, but: tuple[str, ...] = ()) -> None:
@@ -65,7 +67,10 @@ def test_windows_that_overlap_agree_in_one_truth_and_nothing_is_left_unsaid(
     env = CountingEnv(num_agents=3, map_rows=map_rows)
     slots = random_slots(env.spec, VOCAB, seed=seed)
     dreamt = _dreamer(env, passes=passes).tick(slots, [seed, seed + 1], [4, 5])
-    assert 1 <= dreamt.tokens.min() <= dreamt.tokens.max() < VOCAB, "neither UNSEEN nor MASK"
+    assert dreamt.tokens.max() < VOCAB, "never MASK"
+    for world in range(2):
+        seen = views_after(dreamt.tokens[world], displacement_of(dreamt.displacement[world]), 1)
+        assert (seen > 0).all(), "never UNSEEN where somebody looks afterwards"
     assert 1 <= dreamt.status.min() <= dreamt.status.max() < VOCAB
     assert (dreamt.displacement != ELSEWHERE).all()
     height, width = dreamt.tokens.shape[2:]
@@ -88,22 +93,23 @@ def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest
     env = CountingEnv()
     slots, model = random_slots(env.spec, VOCAB), stirred_model(env.spec, VOCAB)
     told: list[torch.Tensor] = []
-    encode, answer = model.dynamics.encode, model.dynamics.token_logits
+    encode, answer = Dynamics.encode, Dynamics.token_logits
 
-    def listen(slots: Slots, given: torch.Tensor, given_status: torch.Tensor) -> Encoded:
+    def listen(self: Dynamics, slots: Slots, given: torch.Tensor, given_status: torch.Tensor) -> Encoded:
         told.append(given)
-        return encode(slots, given, given_status)
+        return encode(self, slots, given, given_status)
 
-    def number_of_the_pass(outcome: Outcome, asked: torch.Tensor | None) -> torch.Tensor:
-        return torch.nn.functional.one_hot(torch.full(answer(outcome, asked).shape[:2], len(told)), VOCAB) * 99.0
+    def number_of_the_pass(self: Dynamics, outcome: Outcome, asked: torch.Tensor | None) -> torch.Tensor:
+        shape = answer(self, outcome, asked).shape[:-1]
+        return torch.nn.functional.one_hot(torch.full(shape, len(told)), VOCAB) * 99.0
 
-    monkeypatch.setattr(model.dynamics, "encode", listen)
-    monkeypatch.setattr(model.dynamics, "token_logits", number_of_the_pass)
-    dreamt = Dreamer(model, DreamConfig(passes=3)).tick(slots, [1, 2], [7, 7])
+    monkeypatch.setattr(Dynamics, "encode", listen)
+    monkeypatch.setattr(Dynamics, "token_logits", number_of_the_pass)
+    dreamt = Dreamer(model, DreamConfig(passes=3), margin=1).tick(slots, [1, 2], [7, 7])
     assert len(told) == 3 and (told[0] == model.mask).all()
-    assert set(np.unique(dreamt.tokens)) == {1, 2, 3}
+    assert set(np.unique(dreamt.tokens)) == {0, 1, 2, 3}
     for number in (1, 2):
-        revealed = dreamt.tokens <= number
+        revealed = (dreamt.tokens <= number) & (dreamt.tokens > 0)
         np.testing.assert_array_equal(told[number].numpy(), np.where(revealed, dreamt.tokens, model.mask))
 
 
@@ -125,12 +131,12 @@ def test_neighbours_are_never_drawn_blindly_of_each_other(passes: int) -> None:
 def test_what_is_too_unlikely_is_never_drawn_and_the_likeliest_always_can_be() -> None:
     draws = torch.linspace(0, 0.999, 500)
     logits = torch.tensor([0.6, 0.04, 0.3, 0.06]).log().expand(500, -1)
-    assert set(_sample(logits, draws).tolist()) == {0, 1, 2, 3}
-    held = _sample(logits, draws, least_chance=0.05)
+    assert set(sample(logits, draws).tolist()) == {0, 1, 2, 3}
+    held = sample(logits, draws, least_chance=0.05)
     shares = torch.bincount(held, minlength=4) / 500
     torch.testing.assert_close(shares, torch.tensor([0.6, 0.0, 0.3, 0.06]) / 0.96, rtol=0.05, atol=0.01)
     even = torch.full((500, 40), 0.025).log()
-    assert len(set(_sample(even, draws, least_chance=0.5).tolist())) == 40, "nothing is left out where all are rare"
+    assert len(set(sample(even, draws, least_chance=0.5).tolist())) == 40, "nothing is left out where all are rare"
 
 
 def test_stories_end_as_often_as_the_model_believes() -> None:
@@ -168,13 +174,11 @@ def test_samples_are_as_frequent_as_the_model_believes() -> None:
     logits = torch.tensor([float("-inf"), 0.0, 1.0, -1.0, float("-inf"), 2.0, float("-inf")])
     draws = torch.from_numpy(draws_for([5], [1], 40_000))[0]
     for temperature in (1.0, 0.5):
-        counts = (
-            torch.bincount(_sample(logits.expand(40_000, -1), draws, temperature=temperature), minlength=7) / 40_000
-        )
+        counts = torch.bincount(sample(logits.expand(40_000, -1), draws, temperature=temperature), minlength=7) / 40_000
         wanted = torch.softmax(logits / temperature, -1)
         torch.testing.assert_close(counts, wanted, rtol=0, atol=0.01)
         assert (counts[wanted == 0] == 0).all()
-    assert (_sample(logits.expand(9, -1), draws[:9], temperature=0.0) == 5).all()
+    assert (sample(logits.expand(9, -1), draws[:9], temperature=0.0) == 5).all()
 
 
 @few
@@ -185,7 +189,7 @@ def test_no_draw_picks_what_is_impossible(seed: int, num_possible: int) -> None:
     possible = rng.permutation(300)[:num_possible]
     logits[possible] = torch.from_numpy(rng.normal(0, 20, num_possible).astype(np.float32))
     draws = torch.tensor([0.0, 2**-24, 0.5, 1 - 2**-23, 1 - 2**-24])
-    assert set(_sample(logits.expand(5, -1), draws).tolist()) <= set(possible.tolist())
+    assert set(sample(logits.expand(5, -1), draws).tolist()) <= set(possible.tolist())
 
 
 def test_draws_are_uniform_and_of_their_seed_and_tick_alone() -> None:

@@ -96,7 +96,9 @@ class FsqTokenizer:
         """Freeze an autoencoder that draws back what it reads with a mean squared error of `noise`, on 255."""
         self.layout, self.noise = layout, noise
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.vocab_size = int(np.prod(_LEVELS)) + 1
+        self.vocab_size = self.num_tokens = int(np.prod(_LEVELS)) + 1
+        # What a code looks like is then the same wherever it stands, and drawn once.
+        self._looks = None if autoencoder.context else self._drawn(torch.arange(self.vocab_size - 1)[None, None])[0, 0]
 
     @property
     def digest(self) -> str:
@@ -113,10 +115,10 @@ class FsqTokenizer:
     def decode(self, tokens: Uint16Array) -> Uint8Array:
         """Return images (…, R·p, C·p, 3); UNSEEN is black."""
         grid = torch.from_numpy(tokens.reshape(-1, *tokens.shape[-2:]).astype(np.int64))
-        with torch.inference_mode():
-            drawn = self.autoencoder.decode(scalars_of(grid - 1)) * 255
         p = self.layout.tile_px
-        patches = drawn.round().to(torch.uint8).reshape(*grid.shape, p, p, 3).numpy()
+        with torch.inference_mode():
+            looks = self._looks[grid - 1] if self._looks is not None else self._drawn(grid - 1)
+        patches = looks.reshape(*grid.shape, p, p, 3).numpy()
         patches = np.where((tokens == 0).reshape(*grid.shape, 1, 1, 1), np.uint8(0), patches)
         return image_of(patches.reshape(*tokens.shape, p, p, 3))
 
@@ -137,6 +139,11 @@ class FsqTokenizer:
         autoencoder = FsqAutoencoder(layout.tile_px, len(arrays["hidden"]), context=bool(about["context"]))
         autoencoder.load_state_dict(weights)
         return cls(layout, autoencoder, about["noise"])
+
+    @torch.inference_mode()
+    def _drawn(self, codes: Tensor) -> Tensor:
+        """Return patches (B, R, C, 3·p²) uint8 of codes (B, R, C)."""
+        return (self.autoencoder.decode(scalars_of(codes)) * 255).round().to(torch.uint8)
 
     def _encode(self, views: Uint8Array | Int32Array) -> Uint16Array:
         with torch.inference_mode():

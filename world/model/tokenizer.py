@@ -21,6 +21,8 @@ class Tokenizer(Protocol):
     layout: ViewLayout
     vocab_size: int
     """V: tokens are 1 … V - 1."""
+    num_tokens: int
+    """Tokens that stand for something, UNSEEN among them: those from here on are never observed."""
     noise: float
     """Mean squared error, on a scale of 255, with which it draws back what it read; 0 for exact ones."""
 
@@ -64,6 +66,7 @@ class PatchTokenizer:
         """Take the patches (V' ≤ V - 1, p, p, 3) that tokens 1 … V' stand for."""
         assert len(codebook) < vocab_size
         self.layout, self.codebook, self.vocab_size = layout, codebook, vocab_size
+        self.num_tokens = len(codebook) + 1
         self.unknown_patches = 0
         keys = _patch_keys(codebook)
         self._order = np.argsort(keys)
@@ -111,7 +114,8 @@ class DiscreteTokenizer:
     noise = 0.0
 
     def __init__(self, layout: ViewLayout) -> None:
-        self.layout, self.vocab_size = layout, layout.num_values + 1
+        self.layout = layout
+        self.vocab_size = self.num_tokens = layout.num_values + 1
 
     @property
     def digest(self) -> str:
