@@ -29,7 +29,8 @@ class LossConfig:
     """Of a cell that nobody had seen, against 1 of a known one: it cannot be known, and must not crowd out what can."""
     displacement: float = 0.5
     status: float = 0.5
-    reward: float = 0.2
+    reward: float = 1.0
+    """As much as a cell: rewards are rare, and an agent has one where it has a hundred cells."""
     continuation: float = 0.2
     action: float = 0.1
     policy: float = 0.1

@@ -34,8 +34,18 @@ _PAST_TICKS = 32
 
 
 def within_budget(learner: LearnerConfig) -> LearnerConfig:
-    """Return a learner's configuration for recorded worlds and a budget, at whose end the learning rate is zero."""
-    return replace(learner, schedule=ToZero(), past_ticks=max(learner.past_ticks, _PAST_TICKS))
+    """Return a learner's configuration for recorded worlds and a budget, at whose end the learning rate is zero.
+
+    Every tick of a batch is of another sequence: what memory needs are the ticks before, which cost the network nothing,
+    and consecutive ticks of one world say nearly the same.
+    """
+    return replace(
+        learner,
+        schedule=ToZero(),
+        batch_sequences=learner.batch_sequences * learner.sequence_ticks,
+        sequence_ticks=1,
+        past_ticks=max(learner.past_ticks, _PAST_TICKS),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
