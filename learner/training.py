@@ -151,7 +151,8 @@ class Training:
             tally.waited_s += self._clock() - asked_at
             if columns is not None:
                 metrics = self._learner.train_step(columns, done=self.done)
-                tally.items += columns["actions"].size
+                # Ticks that only memory is run over are not trained on.
+                tally.items += columns["actions"][:, self._learner.config.past_ticks :].size
                 tally.losses.append(metrics.losses["total"])
                 self._nonfinite += metrics.nonfinite
             now = self._clock()
