@@ -29,7 +29,7 @@ from cluster.warm_up import warm_up
 from cluster.worlds import PlannedWorld, fork_world, plan_worlds, settle_worlds
 from learner.checkpoint import Manifest
 from learner.limiter import LimiterState
-from learner.start import NOTHING, bring
+from learner.start import NOTHING, bring, gently
 from learner.weights import WeightStore
 from world.envs.catalog import make_env
 from world.envs.grounded import EnvSpec
@@ -91,7 +91,8 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         folder.check_space()
         spec = make_env(config.env, num_agents=config.num_agents).spec
         if not stored and config.start_from != NOTHING:
-            bring(config.start_from, folder.start, folder.warmup, config.model)
+            step = bring(config.start_from, folder.start, folder.warmup, config.model)
+            config = replace(config, learner=gently(config.learner, step))
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))
         store = stack.enter_context(

@@ -7,10 +7,13 @@ python -m learner.start RUN NAME     ships the newest checkpoint of a training u
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.learner import LearnerConfig
 from learner.restored import Restored, restore
+from learner.schedule import Endless
 from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer_files import save_tokenizer
 from world.model.world_model import WorldModelConfig
@@ -39,9 +42,10 @@ def start_path(name: str) -> Path:
     return path
 
 
-def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig) -> None:
+def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig) -> int:
     """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
 
+    Returns the step of these weights.
     Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes.
     """
     restored = restore(start_path(name))
@@ -53,6 +57,15 @@ def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig) -> None
     warmup.mkdir(parents=True, exist_ok=True)
     if not (warmup / TOKENIZER_FILE).exists():
         save_tokenizer(restored.tokenizer, warmup / TOKENIZER_FILE)
+    return restored.step
+
+
+def gently(learner: LearnerConfig, step: int) -> LearnerConfig:
+    """Return how to go on from the weights of a step: with a tenth of the peak rate, and less and less.
+
+    Weights that were trained to the end of their schedule would be taken back at its height to where it was half done.
+    """
+    return replace(learner, schedule=Endless(hold_steps=max(step // 100, 1)))
 
 
 def write(restored: Restored, directory: Path) -> None:

@@ -36,8 +36,8 @@ _PAST_TICKS = 32
 def within_budget(learner: LearnerConfig) -> LearnerConfig:
     """Return a learner's configuration for recorded worlds and a budget, at whose end the learning rate is zero.
 
-    Every tick of a batch is of another sequence: what memory needs are the ticks before, which cost the network nothing,
-    and consecutive ticks of one world say nearly the same.
+    Every tick of a batch is of another sequence: what memory needs are the ticks before, which cost the network
+    nothing, and consecutive ticks of one world say nearly the same.
     """
     return replace(
         learner,

@@ -10,7 +10,7 @@ from learner.checkpoint import Manifest, save_checkpoint
 from learner.learner import Learner, LearnerConfig
 from learner.limiter import LimiterState
 from learner.restored import restore
-from learner.start import bring, start_path
+from learner.start import bring, gently, start_path
 from tests.model_cases import homestead_rows, small_config
 from world.errors import CheckpointError, ConfigError
 from world.evaluation.one_step import HeldOut
@@ -48,7 +48,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_run_begins_with_anothers_averaged_weights_and_tokenizer_and_no_more(trained: Path, tmp_path: Path) -> None:
     start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
-    bring(str(trained), start, warmup, small_config())
+    assert bring(str(trained), start, warmup, small_config()) == 7
     assert load_tokenizer(warmup / TOKENIZER_FILE).digest == homestead_rows()[1].digest
     names = {path.name for path in start.iterdir()}
     assert names == {"average.safetensors", "manifest.json", TOKENIZER_FILE}
@@ -60,6 +60,13 @@ def test_a_run_begins_with_anothers_averaged_weights_and_tokenizer_and_no_more(t
         assert torch.equal(own.state_parts()["average"][name], tensor)  # type: ignore[index]
     own.train_step({name: column[None, :2] for name, column in homestead_rows()[2].columns().items()})
     assert own.step == 8
+
+
+def test_going_on_from_trained_weights_is_done_at_a_tenth_of_the_peak_and_less_and_less() -> None:
+    schedule = gently(LearnerConfig(), 12_000).schedule
+    shares = [schedule.share(step, 0.0) for step in (12_001, 20_000, 48_000)]
+    assert shares == pytest.approx([0.1, 0.0775, 0.05], rel=0.01)
+    assert 0 < gently(LearnerConfig(), 7).schedule.share(8, 0.0) < 0.2
 
 
 def test_bringing_it_twice_is_bringing_it_once(trained: Path, tmp_path: Path) -> None:
