@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EPSILON = torch.finfo(torch.float32).eps
-"""Of norms, in whatever precision: that of bfloat16 itself would shrink small features."""
+from world.model.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -20,7 +19,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (…, D) at unit scale."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), _EPSILON)
+        return rms_norm(x, self.weight)
 
 
 class GatedMLP(nn.Module):
@@ -123,3 +122,19 @@ class GlobalBlock(nn.Module):
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
         attended = attend(query, key, value.to(query.dtype))
         return self.mlp(x + self.out(attended.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+class CellAttention(nn.Module):
+    """`GlobalBlock` in the place of a `LocalBlock`: every cell of a window attends to every other."""
+
+    def __init__(self, block: GlobalBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return cells (N, H, W, D)."""
+        num, height, width, _ = x.shape
+        rows, cols = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        place = torch.cartesian_prod(rows, cols).expand(num, -1, -1)
+        mixed: Tensor = self.block(x.flatten(1, 2), x[:, 0, :0], place, place[:, :0])
+        return mixed.view_as(x)

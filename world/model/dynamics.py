@@ -9,13 +9,14 @@ then lose an agent, or make two of it.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from world.errors import ConfigError
 from world.field import DEPTH, NUM_AGE_BUCKETS
-from world.model.blocks import GlobalBlock, LocalBlock, RMSNorm
+from world.model.blocks import CellAttention, GlobalBlock, LocalBlock, RMSNorm
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.trajectory import NUM_DISPLACEMENTS
 
@@ -36,9 +37,11 @@ class DynamicsConfig:
     num_heads: int = 4
     num_key_heads: int = 2
     encoder_blocks: int = 1
-    """Local blocks before actions are known; the policy reads their output."""
+    """Blocks before actions are known; the policy reads their output."""
     action_blocks: int = 2
-    """Local blocks between the actions and the displacements: two agents who head for one cell are up to two apart."""
+    """Blocks between the actions and the displacements: two agents who head for one cell are up to two apart."""
+    mixing: Literal["local", "global"] = "local"
+    """Kind of the blocks before the outcome. Global ones are for comparison (`learner.peers`)."""
     outcome_blocks: tuple[str, ...] = ("global", "local")
     """Blocks between the displacements and the cells, in order."""
     token_width: int = 64
@@ -49,12 +52,18 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.width {self.width} must divide into {self.num_heads} heads of a multiple of 4")
         if self.num_heads % self.num_key_heads:
             raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
+        if self.mixing not in ("local", "global"):
+            raise ConfigError(f"dynamics.mixing is 'local' or 'global', got {self.mixing!r}")
         if unknown := set(self.outcome_blocks) - {"local", "global"}:
             raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
 
     def global_block(self) -> GlobalBlock:
         """Return a new block of attention of this size."""
         return GlobalBlock(self.width, self.hidden, num_heads=self.num_heads, num_key_heads=self.num_key_heads)
+
+    def early_block(self) -> nn.Module:
+        """Return a new block over cells before the outcome."""
+        return LocalBlock(self.width, self.hidden) if self.mixing == "local" else CellAttention(self.global_block())
 
 
 class TokenTable(nn.Module):
@@ -168,8 +177,8 @@ class Dynamics(nn.Module):
         self.arrival = nn.Linear(width, width)
         self.reach = nn.Linear(2 * width, width)
         self.looks = nn.Linear(config.token_width, width)
-        self.encoder = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.encoder_blocks))
-        self.acting = nn.ModuleList(LocalBlock(width, config.hidden) for _ in range(config.action_blocks))
+        self.encoder = nn.ModuleList(config.early_block() for _ in range(config.encoder_blocks))
+        self.acting = nn.ModuleList(config.early_block() for _ in range(config.action_blocks))
         self.outcomes = nn.ModuleList(
             LocalBlock(width, config.hidden) if kind == "local" else config.global_block()
             for kind in config.outcome_blocks
