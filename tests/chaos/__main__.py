@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster.machine import machine
-from tests.chaos.enumerated import fail_in_every_redis_call, kill_host_at_every_call, kill_server_at_every_call
+from tests.chaos.acts import ACTS
+from tests.chaos.enumerated import (
+    fail_in_every_redis_call,
+    kill_host_at_every_call,
+    kill_server_at_every_call,
+    strike_act_at_every_call,
+)
 from tests.chaos.fuzz import fuzz
 from tests.chaos.log_damage import cut_log_at_many_bytes, flip_bits
 from tests.chaos.scenarios import all_scenarios, reissued_epoch
@@ -34,6 +40,8 @@ def all_parts(directory: Path, *, seed: int, seconds: float) -> Iterator[dict[st
         yield _timed(kill_host_at_every_call, server, directory)
         yield _timed(kill_server_at_every_call, server, directory)
         yield _timed(fail_in_every_redis_call, server, directory)
+        for act in ACTS:
+            yield _timed(strike_act_at_every_call, act(), server, directory / act.__name__)
         yield from all_scenarios(server, directory)
     yield _timed(cut_log_at_many_bytes, directory / "cuts", num=300, seed=seed)
     yield _timed(flip_bits, directory / "flips", num=500, seed=seed)
@@ -56,7 +64,7 @@ def main() -> int:
     """Run everything, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=420.0, help="of the random mix")
+    parser.add_argument("--seconds", type=float, default=240.0, help="of the random mix")
     parser.add_argument("--report", type=Path, help="file for the JSON report")
     asked = parser.parse_args()
     began = time.monotonic()

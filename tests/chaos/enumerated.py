@@ -7,71 +7,115 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from tests.chaos.acts import Act, Scene
 from tests.chaos.judge import judge
 from tests.chaos.life import NUMBERS, PHASES, Phase, StruckLink, live, live_on, store_over
 from tests.chaos.server import ChaosServer
 from tests.chaos.store_writer import Notes
 from tests.chaos.variants import functions_are
-from world.errors import StoreError
+from world.errors import LivingWorldsError, StoreError
 from world.snapshot import WorldId
 from world.store.link import LIBRARY_CODE, Link
 from world.store.redis_store import RedisWorldStore
 
+Work: TypeAlias = Callable[[RedisWorldStore], object]
+Strike: TypeAlias = Callable[[ChaosServer, int, Phase, Work], bool]
+"""Does the work over a store whose nth call is struck, in that phase; returns whether there was such a call."""
+
+
+def host_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
+    """SIGKILL whoever works before, amid or after a call to the server."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the host ended by itself"
+        return os.WIFSIGNALED(status)
+    # The host: nothing of what it was forked from may run in it, so it leaves without saying goodbye.
+    try:
+        strike = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+        work(store_over(StruckLink(server.url, at_call=at_call, phase=phase, strike=strike)))
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def server_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
+    """SIGKILL and restart the server before, amid or after a call; whoever works lives on and is told."""
+
+    def strike() -> None:
+        server.cut_power()
+        server.ensure()
+
+    link = StruckLink(server.url, at_call=at_call, phase=phase, strike=strike)
+    with contextlib.closing(store_over(link)) as store, contextlib.suppress(StoreError):
+        work(store)
+    return link.was_struck
+
+
+def function_fails(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
+    """Let a function fail before one of its calls to Redis: what it wrote before stays written."""
+    with contextlib.closing(server.raw()) as raw:
+        link = Link(server.url, durability="disk", timeout_s=2.0)
+        with contextlib.closing(store_over(link)) as store, contextlib.suppress(StoreError):
+            link.one("PING")
+            raw.fcall("chaos_arm", 0, at_call)
+            work(store)
+        return int(raw.fcall("chaos_arm", 0, -1)) < 0
+
 
 def kill_host_at_every_call(server: ChaosServer, directory: Path, *, stride: int = 1) -> dict[str, Any]:
     """SIGKILL a host before, amid and after each of its calls; the same host then begins anew and must go on."""
-
-    def struck(at_call: int, phase: Phase, world: WorldId, notes: Path) -> bool:
-        child = os.fork()
-        if child:
-            _, status = os.waitpid(child, 0)
-            assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the host ended by itself"
-            return os.WIFSIGNALED(status)
-        # The host: nothing of what it was forked from may run in it, so it leaves without saying goodbye.
-        try:
-            link = StruckLink(
-                server.url, at_call=at_call, phase=phase, strike=lambda: os.kill(os.getpid(), signal.SIGKILL)
-            )
-            live(store_over(link), world, Notes(str(notes)))
-            os._exit(0)
-        finally:
-            os._exit(1)
-
-    return _at_every_call("host killed at every call", server, directory, struck, stride)
+    return _in_every_call("host killed at every call", server, directory, host_dies, stride)
 
 
 def kill_server_at_every_call(server: ChaosServer, directory: Path, *, stride: int = 1) -> dict[str, Any]:
     """SIGKILL and restart the server before, amid and after each call of a host, which lives on."""
-
-    def struck(at_call: int, phase: Phase, world: WorldId, notes: Path) -> bool:
-        def strike() -> None:
-            server.cut_power()
-            server.ensure()
-
-        link = StruckLink(server.url, at_call=at_call, phase=phase, strike=strike)
-        with contextlib.closing(store_over(link)) as store, contextlib.suppress(StoreError):
-            live(store, world, Notes(str(notes)))
-        return link.was_struck
-
-    return _at_every_call("server killed at every call", server, directory, struck, stride)
+    return _in_every_call("server killed at every call", server, directory, server_dies, stride)
 
 
 def fail_in_every_redis_call(server: ChaosServer, directory: Path, *, stride: int = 1) -> dict[str, Any]:
     """Let the functions fail before each of the calls they make to Redis: what they wrote before stays written."""
-    with functions_are(failing_code()), contextlib.closing(server.raw()) as raw:
-        RedisWorldStore.connect(server.url).close()
+    with functions_are(failing_code()):
+        return _in_every_call("failure in mid-script", server, directory, function_fails, stride, phases=("before",))
 
-        def struck(at_call: int, phase: Phase, world: WorldId, notes: Path) -> bool:
-            raw.fcall("chaos_arm", 0, at_call)
-            with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=2.0))) as store:
-                refusals = live_on(store, world, Notes(str(notes)))
-            raw.fcall("chaos_arm", 0, -1)
-            return refusals > 0
 
-        return _at_every_call("failure in mid-script", server, directory, struck, stride, phases=("before",))
+def strike_act_at_every_call(act: Act, server: ChaosServer, directory: Path, *, stride: int = 1) -> dict[str, Any]:
+    """Strike an act on a world by all three at every call; nothing is lost, and doing it again completes it."""
+    strikes: tuple[tuple[Strike, str, tuple[Phase, ...]], ...] = (
+        (host_dies, LIBRARY_CODE, PHASES),
+        (server_dies, LIBRARY_CODE, PHASES),
+        (function_fails, failing_code(), ("before",)),
+    )
+    struck: dict[str, int] = {}
+    problems: list[str] = []
+    directory.mkdir(parents=True, exist_ok=True)
+    for strike, code, phases in strikes:
+        with functions_are(code):
+            for at_call, phase, reached in _every_call(phases, stride):
+                with _healthy(server) as store, contextlib.closing(server.raw()) as raw:
+                    scene = Scene(store, raw, directory)
+                    act.prepare(scene)
+                if not strike(server, at_call, phase, partial(act.do, scene)):
+                    continue
+                reached.add(at_call)
+                struck[strike.__name__] = struck.get(strike.__name__, 0) + 1
+                with _healthy(server) as store, contextlib.closing(server.raw()) as raw:
+                    scene.store, scene.raw = store, raw
+                    found = act.broken(scene)
+                    try:
+                        act.do(scene, store)
+                    except LivingWorldsError as error:
+                        found.append(f"it cannot be done again: {error}")
+                    else:
+                        found += act.undone(scene)
+                problems += [f"{strike.__name__} {phase} call {at_call}: {text}" for text in found]
+    name = f"{type(act).__name__}, struck at every call"
+    counts = {"num_faults": sum(struck.values()), "struck": struck, "violations": len(problems)}
+    return {"chaos": name, **counts, "stride": stride, "problems": problems[:20]}
 
 
 def failing_code() -> str:
@@ -89,42 +133,55 @@ local function counted(call, ...)
 end
 {counted}
 redis.register_function('chaos_arm', function(_, args)
+  local before = left
   left = tonumber(args[1])
-  return left
+  return before
 end)
 """
 
 
-def _at_every_call(
+def _in_every_call(
     name: str,
     server: ChaosServer,
     directory: Path,
-    struck: Callable[[int, Phase, WorldId, Path], bool],
+    strike: Strike,
     stride: int,
     phases: tuple[Phase, ...] = PHASES,
 ) -> dict[str, Any]:
-    """Strike call after call until there is no such call; after each strike the world must live on to its end."""
+    """Strike a host's life at call after call; after each strike the world must live on to its end."""
     num_struck, totals = 0, dict[str, int]()
+    for at_call, phase, reached in _every_call(phases, stride):
+        world, notes = WorldId(f"w-{uuid.uuid4().hex[:12]}"), directory / f"notes-{uuid.uuid4().hex}"
+        if strike(
+            server, at_call, phase, lambda store, world=world, notes=notes: live(store, world, Notes(str(notes)))
+        ):  # type: ignore[misc]
+            reached.add(at_call)
+            num_struck += 1
+        with _healthy(server) as store, contextlib.closing(server.raw()) as raw:
+            live_on(store, world, Notes(str(notes)))
+            verdict = judge(store, raw, notes, [world], {world: NUMBERS}).as_json()
+            assert store.record(world).tick == 8
+        for count in ("acks", "violations"):
+            totals[count] = totals.get(count, 0) + verdict[count]
+    return {"chaos": name, "num_faults": num_struck, "calls": at_call, "stride": stride, **totals}
+
+
+def _live(world: WorldId, notes: Path, store: RedisWorldStore) -> None:
+    live(store, world, Notes(str(notes)))
+
+
+def _every_call(phases: tuple[Phase, ...], stride: int) -> Iterator[tuple[int, Phase, set[int]]]:
+    """Yield call after call, each with every phase and the calls that were reached, until one was not."""
+    reached: set[int] = set()
     for at_call in itertools.count(0, stride):
-        reached = False
         for phase in phases:
-            world, notes = WorldId(f"w-{uuid.uuid4().hex[:12]}"), directory / f"notes-{uuid.uuid4().hex}"
-            if struck(at_call, phase, world, notes):
-                reached = True
-                num_struck += 1
-            with _healthy(server) as store, contextlib.closing(server.raw()) as raw:
-                live_on(store, world, Notes(str(notes)))
-                verdict = judge(store, raw, notes, [world], {world: NUMBERS}).as_json()
-                assert store.record(world).tick == 8
-            for count in ("acks", "violations"):
-                totals[count] = totals.get(count, 0) + verdict[count]
-        if not reached:
-            return {"chaos": name, "num_faults": num_struck, "calls": at_call, "stride": stride, **totals}
-    raise AssertionError
+            yield at_call, phase, reached
+        if at_call not in reached:
+            return
 
 
 @contextlib.contextmanager
-def _healthy(server: ChaosServer) -> Iterator[Any]:
+def _healthy(server: ChaosServer) -> Iterator[RedisWorldStore]:
     server.ensure()
     with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=5.0))) as store:
         yield store

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from tests.chaos.__main__ import find_mistake
-from tests.chaos.enumerated import fail_in_every_redis_call, kill_host_at_every_call, kill_server_at_every_call
+from tests.chaos.acts import ACTS, Act
+from tests.chaos.enumerated import (
+    fail_in_every_redis_call,
+    kill_host_at_every_call,
+    kill_server_at_every_call,
+    strike_act_at_every_call,
+)
 from tests.chaos.fuzz import fuzz
 from tests.chaos.log_damage import cut_log_at_many_bytes, flip_bits
 from tests.chaos.scenarios import all_scenarios
@@ -43,6 +49,15 @@ def test_a_death_at_any_call_costs_nothing_acknowledged(
     report = at_every_call(server, tmp_path, stride=3)
     assert report["violations"] == 0, report
     assert report["num_faults"] >= 10, report
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_death_at_any_call_of_what_is_done_to_a_world_can_be_made_good(
+    server: ChaosServer, tmp_path: Path, act: type[Act]
+) -> None:
+    report = strike_act_at_every_call(act(), server, tmp_path / "act", stride=7)
+    assert report["violations"] == 0, report
+    assert report["num_faults"] >= 5, report
 
 
 def test_staged_faults_end_as_promised(tmp_path: Path) -> None:

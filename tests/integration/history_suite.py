@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors.requests import WorldRequests
 from tests.integration.store_suite import NONCE, OTHER_NONCE, born, commit_one
 from tests.store_cases import LivingField, record_of
 from world.errors import Conflict, Fenced, LeaseHeld, NoHistory, NotRunning, Pinned, UnknownWorld, WorldExists
@@ -14,6 +16,7 @@ from world.store.archiver import ArchiveConfig, Archiver
 from world.store.audit import audit
 from world.store.codec import decode_snapshot, encode_snapshot
 from world.store.history import History
+from world.store.inbox import Request
 from world.store.lineage import Lineage, new_world_id
 from world.store.past import HistoricStore, Line, SegmentRef
 from world.store.records import Ack, Commit
@@ -70,16 +73,16 @@ class HistorySuite:
         first = SegmentRef(1, 4, NAME)
         for digest, after in ((wrong, 0), (right, 1)):
             with pytest.raises(Conflict):
-                kept.archived(world, first, digest, after=after)
+                kept.archived(world, first, digest, after=after, num_bytes=9)
         with pytest.raises(Conflict):
-            kept.archived(world, SegmentRef(1, 9, NAME), right, after=0)
+            kept.archived(world, SegmentRef(1, 9, NAME), right, after=0, num_bytes=9)
         assert kept.past(world).archived_to == 0
-        kept.archived(world, first, right, after=0)
-        kept.archived(world, first, right, after=0)
+        kept.archived(world, first, right, after=0, num_bytes=9)
+        kept.archived(world, first, right, after=0, num_bytes=9)
         past = kept.past(world)
         assert (past.archived_to, past.segments, past.first_tick) == (4, (first,), 1)
         with pytest.raises(Conflict):
-            kept.archived(world, SegmentRef(5, 6, NAME), right, after=0)
+            kept.archived(world, SegmentRef(5, 6, NAME), right, after=0, num_bytes=9)
 
     def test_a_world_pauses_at_its_cap_drops_nothing_and_goes_on_once_it_is_archived(
         self, connect: Callable[..., HistoricStore], world: WorldId, tmp_path: Path
@@ -101,6 +104,41 @@ class HistorySuite:
         assert [(ref.first, ref.last) for ref in archiver.archive(world)] == [(1, 6)]
         assert (store.record(world).status, store.record(world).reason) == ("running", "")
         assert isinstance(commit_one(store, Commit(token, alive.steps(4))), Ack)
+
+    def test_a_world_pauses_at_its_cap_of_bytes_too_and_counts_them_whatever_is_done_to_it(
+        self, connect: Callable[..., HistoricStore], world: WorldId, tmp_path: Path
+    ) -> None:
+        store = connect(max_log_bytes=2000, hot_log_ticks=2)
+        kept, archive = store.history(), Archive(tmp_path)
+
+        def counted(of: WorldId) -> int:
+            past = kept.past(of)
+            frames = [len(entry.frame) for entry in kept.entries(of, past.archived_to + 1, past.record.tick)]
+            assert past.log_bytes == sum(frames)
+            return past.log_bytes
+
+        life, token = born(store, world)
+        while counted(world) < 2000:
+            assert isinstance(commit_one(store, Commit(token, life.steps(1), life.snapshot)), Ack)
+        last = len(kept.entries(world, life.tick, life.tick)[0].frame)
+        assert counted(world) - last < 2000, "it was paused too late"
+        alive, tick = LivingField.resume(*_copied(life)), life.tick
+        assert isinstance(commit_one(store, Commit(token, life.steps(1))), NotRunning)
+        assert (store.record(world).reason, store.record(world).tick) == ("log", tick)
+        lineage = Lineage(store, History(kept, archive))
+        child = new_world_id()
+        lineage.rewound(world, tick - 1, child)
+        assert counted(child) >= 0
+        # Less than is due otherwise: it waits for it.
+        Archiver(kept, archive).archive(world)
+        assert store.record(world).status == "running"
+        assert counted(world) < 1000
+        assert isinstance(commit_one(store, Commit(token, alive.steps(2))), Ack)
+        store.release(token)
+        before = counted(world)
+        lineage.rewind_in_place(world, alive.tick - 1)
+        assert 0 < counted(world) < before
+        assert store.record(world).tick == tick + 1
 
     def test_a_person_who_pauses_a_world_at_its_cap_keeps_it_paused(
         self, connect: Callable[..., HistoricStore], world: WorldId, tmp_path: Path
@@ -253,6 +291,53 @@ class HistorySuite:
         alive = LivingField.resume(*store.load(world)[1:])
         assert isinstance(commit_one(store, Commit(fresh, alive.steps(3))), Ack)
         assert history.state_at(world, 8).digest() == wanted[8], "the same seed lives the same life"
+
+    def test_requests_are_applied_once_in_each_line_though_a_world_is_rewound(
+        self, store: Any, history: History, lineage: Lineage, world: WorldId
+    ) -> None:
+        inbox = store.inbox()
+        life, token = born(store, world)
+
+        def live(requests: WorldRequests, num: int) -> None:
+            for _ in range(num):
+                requests.take_in(inbox.read({world: requests.read_up_to}, 8).get(world, []))
+                asked = requests.asked(life.tick + 1, num_agents=4, num_actions=10**6)
+                commit = Commit(token, (life.step(asked=asked.actions),), inbox=requests.progress())
+                assert isinstance(commit_one(store, commit), Ack)
+                requests.acknowledged()
+
+        def applied(of: WorldId) -> dict[int, list[int]]:
+            """Return the ticks at which each action beyond the ordinary was taken."""
+            found: dict[int, list[int]] = {}
+            for tick in history.effects(of, 1, history.kept.past(of).record.tick):
+                for action in tick.actions[tick.actions >= 1000].tolist():
+                    found.setdefault(action, []).append(tick.tick)
+            return found
+
+        first, second, third = (Request(f"q{number}", 0, 1000 + number) for number in range(3))
+        requests = WorldRequests(inbox.progress(world))
+        inbox.post(world, [first])
+        live(requests, 5)
+        inbox.post(world, [second])
+        live(requests, 3)
+        inbox.post(world, [third])
+        store.set_status(world, "paused")
+        future = lineage.rewind_in_place(world, 5).kept_as
+        store.set_status(world, "running")
+        assert future is not None
+        assert applied(future) == {1000: [1], 1001: [6]}
+        # What the cut-off ticks answered is no longer answered here; what was answered before still is.
+        assert inbox.result(world, "q0").tick == 1
+        assert inbox.result(world, "q1") is None
+        token = store.acquire(world, owner="host-1", nonce=OTHER_NONCE)
+        life = LivingField.resume(*store.load(world)[1:])
+        requests = WorldRequests(inbox.progress(world))
+        live(requests, 2)
+        assert applied(world) == {1000: [1], 1002: [6]}, "an input of the ticks that were cut off came back by itself"
+        # Clients who are in doubt post again: one had its answer, to the other nothing has happened in this line.
+        inbox.post(world, [first, second])
+        live(requests, 2)
+        assert applied(world) == {1000: [1], 1002: [6], 1001: [8]}
 
     def test_a_world_that_was_rewound_into_its_archive_lives_and_is_archived_anew(
         self, store: HistoricStore, history: History, lineage: Lineage, world: WorldId

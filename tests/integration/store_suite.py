@@ -257,7 +257,7 @@ class StoreSuite:
         history = store.history()
         for first, last in ((1, 4), (5, 12)):
             digest = history.entries(world, last, last)[0].digest
-            history.archived(world, SegmentRef(first, last, "0" * 32), digest, after=first - 1)
+            history.archived(world, SegmentRef(first, last, "0" * 32), digest, after=first - 1, num_bytes=9)
             kept = tuple(store.effects(world, 1, 12))
             # In the end the log from three ticks before the last stays, and the keyframe before that, of tick 8.
             assert same_effects(kept, ticks[3:] if last == 4 else ticks[7:])

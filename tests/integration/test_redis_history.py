@@ -1,10 +1,9 @@
 """History on a real server: every promise, in any order, and whatever dies in the middle."""
 
 import contextlib
-import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from world.store.archiver import ArchiveConfig, Archiver
 from world.store.audit import audit
 from world.store.history import History
 from world.store.lineage import Lineage, new_world_id
-from world.store.link import Link, Reply
 from world.store.records import Ack, Commit
 from world.store.redis_store import RedisWorldStore
 from world.store.repair import offered, roll_back
 from world.store.server import EmbeddedServer
-from world.store.wire import Command
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +78,6 @@ def test_every_tick_is_visited_whatever_was_done_to_its_world(server: EmbeddedSe
     machine().runTest()
 
 
-class _Dies(Exception):
-    """The process that makes history dies at a call."""
-
-
-class _FaultyLink(Link):
-    """A link to a real server, on which one call never comes back: sent, or not."""
-
-    def __init__(self, url: str, *, at_call: int, after: bool) -> None:
-        super().__init__(url, durability="process", timeout_s=5.0)
-        self._left, self._after = at_call, after
-
-    def call(self, commands: Sequence[Command]) -> list[Reply]:
-        self._left -= 1
-        if self._left != -1:
-            return super().call(commands)
-        if self._after:
-            super().call(commands)
-        raise _Dies
-
-
 def _old_world(store: RedisWorldStore, world: WorldId) -> list[bytes]:
     """Make a world of 12 ticks, of which some are archived later; return the digests of its states."""
     life, token = born(store, world)
@@ -117,65 +94,6 @@ def _old_world(store: RedisWorldStore, world: WorldId) -> list[bytes]:
 
 def _archiver(history: History) -> Archiver:
     return Archiver(history.kept, history.archive, ArchiveConfig(segment_ticks=5, least_segment_ticks=2))
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("act", ["archive", "fork", "rewound", "rewind_in_place", "delete"])
-def test_whoever_dies_at_any_call_leaves_what_can_be_repeated(
-    connect: Callable[..., RedisWorldStore], server: EmbeddedServer, tmp_path: Path, after: bool, act: str
-) -> None:
-    def do(store: RedisWorldStore, world: WorldId, child: WorldId) -> WorldId | None:
-        history = History(store.history(), Archive(tmp_path / "archive"))
-        lineage = Lineage(store, history)
-        match act:
-            case "archive":
-                _archiver(history).archive(world)
-            case "fork":
-                lineage.fork(world, 7, child, dream=True)
-            case "rewound":
-                lineage.rewound(world, 7, child)
-            case "rewind_in_place":
-                return lineage.rewind_in_place(world, 7).kept_as
-            case _:
-                lineage.delete(world)
-        return None
-
-    healthy = connect(hot_log_ticks=2)
-    history = History(healthy.history(), Archive(tmp_path / "archive"))
-    for at_call in itertools.count():
-        world, child, grandchild = (WorldId(f"w-{uuid.uuid4().hex[:12]}") for _ in range(3))
-        digests = _old_world(healthy, world)
-        if act in ("fork", "rewound", "rewind_in_place"):
-            _archiver(history).archive(world)
-        if act == "rewind_in_place":
-            Lineage(healthy, history).fork(world, 9, grandchild, dream=True)
-        died = False
-        link = _FaultyLink(server.url, at_call=at_call, after=after)
-        with contextlib.closing(RedisWorldStore(link, durability="process", lease_s=10.0, hot_log_ticks=2)) as unlucky:
-            try:
-                do(unlucky, world, child)
-            except _Dies:
-                died = True
-        if act == "rewind_in_place" and healthy.record(world).tick == 7:
-            kept_as = healthy.record(grandchild).parent
-        else:
-            kept_as = do(healthy, world, child)
-        if act == "delete":
-            assert healthy.record(world).status == "deleted"
-            assert not (tmp_path / "archive" / world).exists()
-        elif act == "rewind_in_place":
-            assert kept_as is not None
-            for of, ticks in ((world, range(8)), (kept_as, range(13)), (grandchild, range(9))):
-                assert [history.state_at(of, tick).digest() for tick in ticks] == digests[: len(ticks)]
-        else:
-            of = child if act == "rewound" else world
-            ticks = range(8) if act == "rewound" else range(13)
-            assert [history.state_at(of, tick).digest() for tick in ticks] == digests[: len(ticks)]
-        for of in (world, *([child] if act in ("fork", "rewound") else []), *([kept_as] if kept_as else [])):
-            assert audit(history, of).verified or act == "delete"
-        if not died:
-            assert at_call > 1
-            break
 
 
 def test_history_needs_no_more_rights_than_a_host_has(
@@ -242,6 +160,27 @@ def test_a_damaged_world_offers_its_newest_verified_tick_and_is_rolled_back_only
     assert (store.record(world).tick, store.record(world).status) == (9, "running")
     assert [history.state_at(world, tick).digest() for tick in range(10)] == digests[:10]
     assert audit(history, world).verified
+
+
+def test_damage_to_what_is_kept_twice_is_mended_and_costs_no_tick(
+    connect: Callable[..., RedisWorldStore], raw: Any, world: WorldId, tmp_path: Path
+) -> None:
+    store = connect()
+    digests = _old_world(store, world)
+    history = History(store.history(), Archive(tmp_path))
+    _archiver(history).archive(world)
+    archived_to = history.kept.past(world).archived_to
+    assert archived_to >= 5
+    _damage(raw, world, 5)
+    raw.set(keys.keyframe(world, 9), b"no frame")
+    found = audit(history, world)
+    assert (found.verified, found.newest_verified) == (False, 12)
+    roll_back(store, Lineage(store, history), history, found, 12)
+    assert audit(history, world).verified
+    assert [history.state_at(world, tick).digest() for tick in range(13)] == digests
+    assert (store.record(world).tick, store.record(world).status) == (12, "running")
+    assert store.load(world)[0].tick == 12
+    assert history.kept.past(world).archived_to == archived_to
 
 
 def test_a_broken_keyframe_is_passed_over(

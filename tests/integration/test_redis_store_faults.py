@@ -224,7 +224,7 @@ def test_trimming_works_with_the_named_rights(server: EmbeddedServer, raw: Any, 
             assert isinstance(commit_one(limited, Commit(token, life.steps(1), life.snapshot)), Ack)
         history = limited.history()
         digest = history.entries(world, 4, 4)[0].digest
-        history.archived(world, SegmentRef(1, 4, "0" * 32), digest, after=0)
+        history.archived(world, SegmentRef(1, 4, "0" * 32), digest, after=0, num_bytes=9)
         assert [tick.tick for tick in limited.effects(world, 1, 9)] == [3, 4]
         assert not raw.exists(keys.keyframe(world, 2))
         for _ in range(4):

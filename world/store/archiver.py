@@ -13,6 +13,7 @@ from world.store.archive import Archive
 from world.store.codec import unseal_snapshot
 from world.store.log import LogEntry
 from world.store.past import Past, SegmentRef, WorldHistory
+from world.store.refusals import PAUSED_BY_LOG
 from world.store.segment import MAX_SEGMENT_TICKS, Segment, verified_entries
 
 _MAX_FRAME_BYTES = 1 << 25
@@ -25,6 +26,8 @@ class ArchiveConfig:
 
     segment_ticks: int = 1024
     """Ticks that must have gathered before they become a segment; it ends at the last keyframe among them, if any."""
+    segment_bytes: int = 1 << 23
+    """Frames in the log that are as good a reason: large ticks are archived in smaller numbers."""
     least_segment_ticks: int = 128
     """A segment ends at a keyframe only if it is at least this long."""
     max_bytes_per_world: int = 1 << 40
@@ -36,8 +39,9 @@ class ArchiveConfig:
                 f"archive needs 1 <= least_segment_ticks <= segment_ticks <= {MAX_SEGMENT_TICKS},"
                 f" got {self.least_segment_ticks} and {self.segment_ticks}"
             )
-        if self.max_bytes_per_world < 1:
-            raise ConfigError(f"archive.max_bytes_per_world must be >= 1, got {self.max_bytes_per_world}")
+        for name in ("segment_bytes", "max_bytes_per_world"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"archive.{name} must be >= 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,11 @@ class Archiver:
     def _one(self, world: WorldId, due_ticks: int) -> SegmentRef | None:
         past = self._past.past(world)
         first = past.archived_to + 1
-        if past.record.status == "deleted" or past.record.tick - past.archived_to < due_ticks:
+        ticks = past.record.tick - past.archived_to
+        due = ticks >= due_ticks or past.log_bytes >= self._config.segment_bytes
+        # A world that waits for it is archived however little there is.
+        due = due or past.record.reason == PAUSED_BY_LOG
+        if past.record.status == "deleted" or not ticks or not due:
             return None
         if self._archive.num_bytes(world) >= self._config.max_bytes_per_world:
             raise StoreFull(
@@ -103,7 +111,8 @@ class Archiver:
         )
         ref = self._archive.write(world, segment)
         try:
-            self._past.archived(world, ref, segment.end, after=first - 1)
+            num_bytes = sum(len(entry.frame) for entry in entries)
+            self._past.archived(world, ref, segment.end, after=first - 1, num_bytes=num_bytes)
         except Conflict:
             # Another archiver was faster, or the world was rewound: the next pass looks at what there is then.
             return None

@@ -12,7 +12,7 @@ from world.snapshot import Snapshot, WorldId
 from world.store.codec import effects_of, snapshot_of, unseal_snapshot
 from world.store.history import History
 from world.store.log import LogEntry, chain, payload_of
-from world.store.past import Past
+from world.store.past import NO_DAMAGE, Damage, Past
 from world.store.segment import Logged
 
 _PAGE: Final = 512
@@ -40,6 +40,8 @@ class Audit:
     """Segments that are not in this archive; they may be in another."""
     newest_verified: int | None
     """Newest tick whose state verifies; None: no state does."""
+    damage: Damage = NO_DAMAGE
+    """Copies among the problems, which a repair drops."""
 
     @property
     def verified(self) -> bool:
@@ -79,6 +81,8 @@ class _Walk:
         """Digest that the state should have."""
         self._ticks = self._segments = self._keyframes = self._unchecked = 0
         self._newest: int | None = None
+        self._copies_broken = False
+        self._keyframes_broken: list[int] = []
 
     def cold(self) -> None:
         """Walk through all segments."""
@@ -148,6 +152,7 @@ class _Walk:
             problems=tuple(self._problems[:_MAX_PROBLEMS]),
             missing=tuple(self._missing[:_MAX_PROBLEMS]),
             newest_verified=self._newest,
+            damage=Damage(self._copies_broken, tuple(self._keyframes_broken)),
         )
 
     def _step(self, logged: Logged) -> None:
@@ -185,13 +190,15 @@ class _Walk:
         frame = self._history.kept.keyframe(self._world, tick)
         try:
             if frame is not None:
-                self._check_keyframe(unseal_snapshot(frame), tick)
+                if not self._check_keyframe(unseal_snapshot(frame), tick):
+                    self._keyframes_broken.append(tick)
             elif tick == self._past.keyframes[-1]:
                 raise CorruptRecord("it is missing")
         except CorruptRecord as error:
             self._problems.append(f"keyframe of tick {tick}: {error}")
+            self._keyframes_broken.append(tick)
 
-    def _check_keyframe(self, payload: bytes, at: int) -> None:
+    def _check_keyframe(self, payload: bytes, at: int) -> bool:
         """Compare a keyframe with the line that it stands in; go on from it where the state was lost."""
         self._check_state()
         try:
@@ -204,11 +211,12 @@ class _Walk:
                 raise CorruptRecord("it is another state than its ticks lead to")
         except CorruptRecord as error:
             self._problems.append(f"keyframe of tick {at}: {error}")
-            return
+            return False
         self._keyframes += 1
         self._digest, self._newest = base, at
         if self._state is None:
             self._state, self._unchecked = snapshot, 0
+        return True
 
     def _lose(self, problem: str, at: int) -> None:
         """Note a problem after which the state is unknown, until a keyframe says it again, and go on at a tick."""
@@ -228,9 +236,11 @@ class _Walk:
                     raise CorruptRecord(f"the chain of digests breaks at tick {entry.tick}")
             except CorruptRecord as error:
                 self._problems.append(f"in the log, though archived too: {error}")
+                self._copies_broken = True
             digest = entry.digest
         if digest is not None and self._digest is not None and digest != self._digest:
             self._problems.append(f"the log has another digest at tick {tick} than the archive")
+            self._copies_broken = True
 
     def _entries(self, first: int, last: int | None = None) -> Iterator[LogEntry]:
         last = self._past.record.tick if last is None else last

@@ -42,10 +42,18 @@ local function refused_as_fenced(meta)
   return { 'FENCED', holder[1], holder[2] }
 end
 
+local function delete_keyframes(meta, from)
+  local index = sibling(meta, 'x')
+  for _, tick in ipairs(redis.call('ZRANGEBYSCORE', index, from, '+inf')) do
+    redis.call('UNLINK', sibling(meta, 'k:' .. tick))
+    redis.call('ZREM', index, tick)
+  end
+end
+
 -- Delete what lies beyond the last committed tick: only a function that failed half-way leaves it behind.
 -- The log is written anew beside the old one: a stream never again takes an id below one that was deleted.
 local function cut_log(meta, log, tick)
-  redis.call('ZREMRANGEBYSCORE', sibling(meta, 'x'), '(' .. whole(tick), '+inf')
+  delete_keyframes(meta, '(' .. whole(tick))
   redis.call('ZREMRANGEBYSCORE', sibling(meta, 'rs'), '(' .. whole(2 * tick + 1), '+inf')
   if #redis.call('XRANGE', log, whole(tick + 1) .. '-0', '+', 'COUNT', 1) == 0 then
     return
@@ -91,8 +99,8 @@ local function create(keys, args)
   redis.call('UNLINK', log, index, sibling(meta, 'pin'), sibling(meta, 'in'), sibling(meta, 'rs'))
   redis.call('ZADD', index, args[2], args[2])
   -- What every commit looks up comes first: a small hash is a list, searched from its head.
-  local fields = { 'ep', '0', 'no', '', 'tk', args[2], 'dg', args[1], 'lu', '0', 'wv', '0', 'st', 'running', 'ow', '',
-    'lt', '0', 'ct', args[2], 'cap', '0', 'cd', args[1], 'kt', args[2], 'bt', args[2], 'ic', '0-0', 'at', whole(now_ms()) }
+  local fields = { 'ep', '0', 'no', '', 'tk', args[2], 'dg', args[1], 'lf', '', 'lu', '0', 'wv', '0', 'st', 'running',
+    'ow', '', 'lt', '0', 'ct', args[2], 'cap', '0', 'cd', args[1], 'kt', args[2], 'bt', args[2], 'ic', '0-0', 'at', whole(now_ms()) }
   for i = 4, #args do
     fields[#fields + 1] = args[i]
   end
@@ -161,7 +169,7 @@ end
 -- A call in Lua costs half a microsecond, an argument a tenth: most ticks make three calls, and have no more to say.
 local function commit_world(meta, log, args, at)
   local epoch, nonce = args[at + 1], args[at + 2]
-  local stored = redis.call('HMGET', meta, 'ep', 'no', 'tk', 'st', 'ct', 'cap')
+  local stored = redis.call('HMGET', meta, 'ep', 'no', 'tk', 'st', 'ct', 'cap', 'lf')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
@@ -187,9 +195,10 @@ local function commit_world(meta, log, args, at)
     redis.call('HSET', meta, 'lu', now_ms() + redis.call('HGET', meta, 'lt'))
     return DUP
   end
-  -- Nothing that is not archived is ever trimmed: a world pauses rather than fill the server.
-  local cap = tonumber(stored[6] or 0)
-  if cap > 0 and tick - stored[5] > cap then
+  -- Nothing that is not archived is ever trimmed: a world pauses rather than fill the server. The commit that uses up
+  -- the last bytes is taken whole, so that a world is never paused with nothing that could be archived.
+  local cap, left = tonumber(stored[6] or 0), tonumber(stored[7])
+  if (cap > 0 and tick - stored[5] > cap) or (left and left <= 0) then
     redis.call('HSET', meta, 'st', 'paused', 'why', 'log')
     return not_running(meta, 'paused')
   end
@@ -203,16 +212,17 @@ local function commit_world(meta, log, args, at)
       cut_log(meta, log, committed)
       redis.call('XADD', log, id, 'd', args[ticks - 1 + 2 * i], 'e', args[ticks + 2 * i])
     end
+    left = left and left - #args[ticks + 2 * i]
   end
   local last = at + args[at]
   if last == tail then
-    redis.call('HSET', meta, 'tk', args[ticks], 'dg', args[tail - 1])
+    redis.call('HSET', meta, 'tk', args[ticks], 'dg', args[tail - 1], 'lf', left or '')
     return OK
   end
   local keyframe, cursor, lease, version = args[tail + 1], args[tail + 2], args[tail + 3], args[tail + 4]
   local ticks_kept, keyframes_kept, results_kept = string.match(args[tail + 5], '^(%d+) (%d+) (%d+)$')
   -- All that the tick moves moves in one write, which nothing can split: an input is applied with its effects, or not.
-  local fields = { 'tk', args[ticks], 'dg', args[tail - 1], 'wv', version }
+  local fields = { 'tk', args[ticks], 'dg', args[tail - 1], 'lf', left or '', 'wv', version }
   if lease ~= '' then
     fields[#fields + 1] = 'lu'
     fields[#fields + 1] = now_ms() + lease

@@ -9,20 +9,21 @@ local function digest_at(log, tick)
   return entry and entry[2][2]
 end
 
-local function delete_keyframes(meta, from)
-  local index = sibling(meta, 'x')
-  for _, tick in ipairs(redis.call('ZRANGEBYSCORE', index, from, '+inf')) do
-    redis.call('UNLINK', sibling(meta, 'k:' .. tick))
-    redis.call('ZREM', index, tick)
+-- How many bytes a log has in its ticks from one up to another.
+local function log_bytes(log, first, last)
+  local size = 0
+  for _, entry in ipairs(redis.call('XRANGE', log, whole(first), whole(last))) do
+    size = size + #entry[2][4]
   end
+  return size
 end
 
 -- archived  KEYS m l  ARGS archived up to, first and last tick of a segment, its last digest, its name, hot ticks,
---                          keyframes kept
+--                          keyframes kept, bytes that the segment's ticks have in the log
 -- The fence is what was read: whoever archived another past than the log has now cannot move on.
 local function archived(keys, args)
   local meta, log, segments = keys[1], keys[2], sibling(keys[1], 's')
-  local stored = redis.call('HMGET', meta, 'ct', 'tk', 'st', 'why', 'cap')
+  local stored = redis.call('HMGET', meta, 'ct', 'tk', 'st', 'why', 'cap', 'capb', 'lf')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
@@ -33,15 +34,27 @@ local function archived(keys, args)
   if stored[1] == args[3] and redis.call('ZSCORE', segments, member) then
     return { 'DUP' }
   end
-  if stored[1] ~= args[1] or digest_at(log, tonumber(args[3])) ~= args[4] then
+  local tick, last = tonumber(stored[2]), tonumber(args[3])
+  if stored[1] ~= args[1] or last > tick or digest_at(log, last) ~= args[4] then
     return { 'CHANGED', args[3] }
   end
+  -- What lies beyond was left there by a rewind, or an archiver, that failed half-way.
+  redis.call('ZREMRANGEBYSCORE', segments, '(' .. stored[1], '+inf')
   redis.call('ZADD', segments, args[2], member)
-  redis.call('HSET', meta, 'ct', args[3])
-  local tick = tonumber(stored[2])
-  if stored[3] == 'paused' and stored[4] == 'log' and 2 * (tick - tonumber(args[3])) <= tonumber(stored[5]) then
-    redis.call('HSET', meta, 'st', 'running', 'why', '')
+  local cap, most, left = tonumber(stored[5] or 0), tonumber(stored[6]), tonumber(stored[7])
+  local fields = { 'ct', args[3] }
+  if left then
+    left = math.min(most, left + args[8])
+    fields[#fields + 1] = 'lf'
+    fields[#fields + 1] = whole(left)
   end
+  local short = (cap == 0 or 2 * (tick - last) <= cap) and (not left or 2 * left >= most)
+  if stored[3] == 'paused' and stored[4] == 'log' and short then
+    for _, part in ipairs({ 'st', 'running', 'why', '' }) do
+      fields[#fields + 1] = part
+    end
+  end
+  redis.call('HSET', meta, unpack(fields))
   trim_log(meta, log, math.max(0, tick - tonumber(args[6])), tonumber(args[7]))
   return { 'OK' }
 end
@@ -91,11 +104,12 @@ end
 -- append  KEYS m l  ARGS previous tick, tick, a digest and a frame for each tick between: to a world that is being made
 local function append(keys, args)
   local meta, log = keys[1], keys[2]
-  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg')
+  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'lf')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
   local previous, tick, committed = tonumber(args[1]), tonumber(args[2]), tonumber(stored[2])
+  local left = tonumber(stored[4])
   if committed >= tick then
     return { 'DUP' }
   end
@@ -109,8 +123,9 @@ local function append(keys, args)
   cut_log(meta, log, committed)
   for i = known + 1, tick - previous do
     redis.call('XADD', log, (previous + i) .. '-0', 'd', args[1 + 2 * i], 'e', args[2 + 2 * i])
+    left = left and left - #args[2 + 2 * i]
   end
-  redis.call('HSET', meta, 'tk', args[2], 'dg', args[1 + 2 * (tick - previous)])
+  redis.call('HSET', meta, 'tk', args[2], 'dg', args[1 + 2 * (tick - previous)], 'lf', left or '')
   return { 'OK' }
 end
 
@@ -149,16 +164,31 @@ local function set_parent(keys, args)
 end
 
 -- rewind  KEYS m l  ARGS epoch, tick and digest that it has now; tick, digest and keyframe that it shall have; weights
---                        version, status
+--                        version, status, and what a repair drops: 1 for the log's copies of what is archived, else
+--                        empty, and ticks of keyframes
 -- The fence is what was read, all of it copied to a fork by then: a tick committed meanwhile would be lost otherwise.
+-- The world is at its new tick before anything is deleted: until then it is whole where it was, and what lies beyond its
+-- tick nobody reads.
 local function rewind(keys, args)
   local meta, log = keys[1], keys[2]
-  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'st', 'ow', 'lu', 'ct', 'bt', 'no')
+  local function cut_off()
+    cut_log(meta, log, tonumber(args[4]))
+    redis.call('ZREMRANGEBYSCORE', sibling(meta, 's'), '(' .. args[4], '+inf')
+    if args[9] == '1' then
+      redis.call('XTRIM', log, 'MINID', whole(redis.call('HGET', meta, 'ct') + 1) .. '-0')
+    end
+    for i = 10, #args do
+      redis.call('UNLINK', sibling(meta, 'k:' .. args[i]))
+      redis.call('ZREM', sibling(meta, 'x'), args[i])
+    end
+  end
+  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'st', 'ow', 'lu', 'ct', 'bt', 'no', 'capb')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
   local to = tonumber(args[4])
   if stored[2] == args[4] and stored[3] == args[5] and stored[4] == args[8] and stored[9] == '' then
+    cut_off()
     return { 'DUP' }
   end
   if stored[4] == 'deleted' then
@@ -179,42 +209,44 @@ local function rewind(keys, args)
   if pinned then
     return { 'PINNED', pinned }
   end
-  delete_keyframes(meta, '(' .. args[4])
-  cut_log(meta, log, to)
-  redis.call('ZREMRANGEBYSCORE', sibling(meta, 's'), '(' .. args[4], '+inf')
   redis.call('SET', sibling(meta, 'k:' .. args[4]), args[6])
   redis.call('ZADD', sibling(meta, 'x'), args[4], args[4])
+  local archived_to, most = math.min(to, tonumber(stored[7])), tonumber(stored[10] or 0)
   local fields = { 'ep', whole(tonumber(stored[1]) + 1), 'no', '', 'ow', '', 'lu', '0', 'tk', args[4], 'dg', args[5],
-    'kt', args[4], 'ct', whole(math.min(to, tonumber(stored[7]))), 'wv', args[7], 'st', args[8], 'why', '', 'at', whole(now) }
+    'kt', args[4], 'ct', whole(archived_to), 'wv', args[7], 'st', args[8], 'why', '', 'at', whole(now),
+    'lf', most > 0 and whole(most - log_bytes(log, archived_to + 1, to)) or '' }
   if to < tonumber(stored[8]) then
     for _, part in ipairs({ 'bt', args[4], 'cd', args[5] }) do
       fields[#fields + 1] = part
     end
   end
   redis.call('HSET', meta, unpack(fields))
+  cut_off()
   return { 'OK' }
 end
 
--- delete  KEYS m l: all but the meta, which says for ever that this id was a world and is none any more
+-- delete  KEYS m l: all but the meta, which says for ever that this id was a world and is none any more. Answers with
+--                   its parent. Its record need not make sense.
 local function delete(keys, args)
   local meta, log = keys[1], keys[2]
-  local stored = redis.call('HMGET', meta, 'ep', 'gone')
+  local stored = redis.call('HMGET', meta, 'ep', 'gone', 'parent')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
+  local parent = stored[3] or ''
   if stored[2] then
-    return { 'DUP' }
+    return { 'DUP', parent }
   end
   local pinned = redis.call('ZRANGE', sibling(meta, 'pin'), 0, 0)[1]
   if pinned then
     return { 'PINNED', pinned }
   end
   redis.call('HSET', meta, 'st', 'deleted', 'why', '', 'no', '', 'ow', '', 'lu', '0',
-    'ep', whole(tonumber(stored[1]) + 1), 'at', whole(now_ms()))
+    'ep', whole((tonumber(stored[1]) or 0) + 1), 'at', whole(now_ms()))
   delete_keyframes(meta, '-inf')
   redis.call('UNLINK', log, sibling(meta, 's'), sibling(meta, 'in'), sibling(meta, 'rs'), sibling(meta, 'pint'))
   redis.call('HSET', meta, 'gone', '1')
-  return { 'OK' }
+  return { 'OK', parent }
 end
 
 redis.register_function('@LIBRARY@_add_segments', add_segments)

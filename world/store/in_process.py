@@ -16,8 +16,10 @@ from world.store.in_process_inbox import InProcessInbox, InProcessStream
 from world.store.in_process_world import InProcessWorld
 from world.store.keys import check_world_id
 from world.store.log import (
+    MAX_LOG_BYTES,
     MAX_LOG_TICKS,
     UNKNOWN_DIGEST,
+    LogCaps,
     PackedCommit,
     check_owner,
     genesis,
@@ -38,21 +40,21 @@ class InProcessWorldStore:
         lease_s: float = 10.0,
         hot_log_ticks: int = 4096,
         max_log_ticks: int = MAX_LOG_TICKS,
+        max_log_bytes: int = MAX_LOG_BYTES,
         capacity_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an empty store; `capacity_bytes` of frames fill it, `clock` (seconds) decides when leases end.
 
-        `max_log_ticks` is how far a world may run ahead of its archive before it pauses; 0: without end.
+        `max_log_ticks` and `max_log_bytes` say how far a world may run ahead of its archive before it pauses; 0:
+        without end.
         """
         if lease_s <= 0:
             raise ConfigError(f"lease_s must be > 0, got {lease_s}")
         if hot_log_ticks < 0:
             raise ConfigError(f"hot_log_ticks must be >= 0, got {hot_log_ticks}")
-        if max_log_ticks < 0:
-            raise ConfigError(f"max_log_ticks must be >= 0, got {max_log_ticks}")
         self.lease_s = lease_s
-        self._hot_log_ticks, self._max_log_ticks = hot_log_ticks, max_log_ticks
+        self._hot_log_ticks, self._caps = hot_log_ticks, LogCaps(max_log_ticks, max_log_bytes)
         self._capacity_bytes = capacity_bytes
         self._clock = clock
         self._worlds: dict[WorldId, InProcessWorld] = {}
@@ -78,7 +80,7 @@ class InProcessWorldStore:
                 digest=digest,
                 active_at=self._clock(),
                 archived_to=snapshot.tick,
-                max_log_ticks=self._max_log_ticks,
+                caps=self._caps,
                 made_at=len(self._worlds),
                 keyframes={snapshot.tick: keyframe},
             )
@@ -188,7 +190,7 @@ class InProcessWorldStore:
 
     def history(self) -> InProcessHistory:
         """Return the past of these worlds."""
-        return InProcessHistory(self._lock, self._worlds, self._clock, self._hot_log_ticks, self._max_log_ticks)
+        return InProcessHistory(self._lock, self._worlds, self._clock, self._hot_log_ticks, self._caps)
 
     def inbox(self) -> InProcessInbox:
         """Return the inboxes of these worlds."""
@@ -230,7 +232,7 @@ class InProcessWorldStore:
         if known and packed.entries[known - 1].digest != held.digest:
             raise refusal(token.world, ("CONFLICT", str(committed)))
         if committed < tick:
-            if 0 < held.max_log_ticks < tick - held.archived_to:
+            if held.at_cap(tick):
                 held.set(status="paused", reason=PAUSED_BY_LOG)
                 raise refusal(token.world, held.not_running())
             self._append(held, packed, known)
@@ -252,6 +254,7 @@ class InProcessWorldStore:
         held.log |= {entry.tick: entry for entry in entries}
         held.record = replace(held.record, tick=tick, weights_version=packed.weights_version)
         held.digest, held.active_at = entries[-1].digest, self._clock()
+        held.log_bytes += sum(len(entry.frame) for entry in entries)
         if packed.inbox is not None:
             held.inbox.move(packed.inbox)
         if packed.keyframe:

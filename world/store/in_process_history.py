@@ -7,8 +7,8 @@ from dataclasses import replace
 from world.snapshot import WorldId
 from world.store.in_process_world import InProcessWorld
 from world.store.keys import check_world_id
-from world.store.log import LogEntry
-from world.store.past import Line, Past, Pin, SegmentRef
+from world.store.log import LogCaps, LogEntry
+from world.store.past import NO_DAMAGE, Damage, Line, Past, Pin, SegmentRef, hot_log_ticks
 from world.store.records import Status, WorldRecord
 from world.store.refusals import PAUSED_BY_LOG, refusal
 
@@ -22,10 +22,10 @@ class InProcessHistory:
         worlds: dict[WorldId, InProcessWorld],
         clock: Callable[[], float],
         hot_log_ticks: int,
-        max_log_ticks: int,
+        caps: LogCaps,
     ) -> None:
         self._lock, self._worlds, self._clock = lock, worlds, clock
-        self._hot_log_ticks, self._max_log_ticks = hot_log_ticks, max_log_ticks
+        self._hot_log_ticks, self._caps = hot_log_ticks, caps
 
     def past(self, world: WorldId) -> Past:
         """Return what there is of a world. Raises `UnknownWorld`."""
@@ -39,6 +39,7 @@ class InProcessHistory:
                 archived_to=held.archived_to,
                 segments=held.segments,
                 keyframes=tuple(sorted(held.keyframes)),
+                log_bytes=held.log_bytes if held.caps.bytes else 0,
             )
 
     def entries(self, world: WorldId, first: int, last: int) -> list[LogEntry]:
@@ -52,7 +53,7 @@ class InProcessHistory:
         with self._lock:
             return self._world(world).keyframes.get(tick)
 
-    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int) -> None:
+    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int, num_bytes: int) -> None:
         """Note that a segment is safely archived, and trim. Raises `Conflict`, `NotRunning` if it was deleted."""
         with self._lock:
             held = self._living(world)
@@ -63,9 +64,10 @@ class InProcessHistory:
                 raise refusal(world, ("CHANGED", str(ref.last)))
             held.segments, held.archived_to = (*held.segments, ref), ref.last
             paused = held.record.status == "paused" and held.record.reason == PAUSED_BY_LOG
-            if paused and 2 * (held.record.tick - ref.last) <= held.max_log_ticks:
+            held.count_log()
+            if paused and held.half_way_to_cap():
                 held.set(status="running", reason="")
-            held.trim(self._hot_log_ticks)
+            held.trim(hot_log_ticks(self._hot_log_ticks, ref, num_bytes))
 
     def forget(self, world: WorldId, before: int) -> None:
         """Let go of segments that end before a tick. Raises `Pinned` if any fork builds on this world."""
@@ -105,7 +107,7 @@ class InProcessHistory:
                 if existing.created != line.digest:
                     raise refusal(world, ("EXISTS",))
                 return
-            self._worlds[world] = InProcessWorld(
+            made = self._worlds[world] = InProcessWorld(
                 record=replace(
                     line.record,
                     tick=line.entries[-1].tick if line.entries else line.at,
@@ -119,19 +121,20 @@ class InProcessHistory:
                 digest=line.entries[-1].digest if line.entries else line.digest,
                 active_at=self._clock(),
                 archived_to=line.at,
-                max_log_ticks=self._max_log_ticks,
+                caps=self._caps,
                 made_at=len(self._worlds),
                 log={entry.tick: entry for entry in line.entries},
                 keyframes={line.at: line.keyframe},
                 segments=line.segments,
             )
+            made.count_log()
 
     def set_parent(self, child: WorldId, parent: WorldId) -> None:
         """Let a fork read its past from another world. Raises `UnknownWorld`."""
         with self._lock:
             self._world(child).set(parent=parent)
 
-    def rewind(self, now: Past, line: Line, status: Status) -> None:
+    def rewind(self, now: Past, line: Line, status: Status, *, damage: Damage = NO_DAMAGE) -> None:
         """Take a world back to `line.at`. Raises `LeaseHeld`, `Conflict`, `Pinned`, `NotRunning` if it was deleted."""
         world, to = line.record.world, line.at
         with self._lock:
@@ -154,6 +157,11 @@ class InProcessHistory:
             held.keyframes = kept | {to: line.keyframe}
             held.segments = tuple(ref for ref in held.segments if ref.first <= to)
             held.archived_to, held.digest = min(held.archived_to, to), line.digest
+            if damage.archived_copies:
+                held.log = {tick: entry for tick, entry in held.log.items() if tick > held.archived_to}
+            for tick in set(damage.keyframes) - {to}:
+                held.keyframes.pop(tick, None)
+            held.count_log()
             held.nonce, held.lease_until, held.active_at = b"", 0.0, self._clock()
             held.inbox.results = {name: found for name, found in held.inbox.results.items() if found.tick <= to}
             if to < held.born_at:
@@ -167,17 +175,18 @@ class InProcessHistory:
                 weights_version=line.record.weights_version,
             )
 
-    def delete(self, world: WorldId) -> None:
-        """Delete all but the fact that this world was. Raises `UnknownWorld`, `Pinned`. Repeating is harmless."""
+    def delete(self, world: WorldId) -> WorldId | None:
+        """Delete all but the fact that this world was, and return its parent. Raises `UnknownWorld`, `Pinned`."""
         with self._lock:
             held = self._world(world)
             if held.gone:
-                return
+                return held.record.parent
             self._refuse_pinned(world, held, -1)
             held.set(status="deleted", reason="", epoch=held.record.epoch + 1, owner="")
             held.nonce, held.lease_until, held.gone = b"", 0.0, True
             held.log, held.keyframes, held.segments, held.pins = {}, {}, (), {}
             held.inbox = type(held.inbox)()
+            return held.record.parent
 
     def listed(self, *, after: WorldId | None = None, limit: int = 100) -> list[WorldRecord]:
         """Return up to `limit` worlds that are not deleted, the newest made first. Raises `UnknownWorld`."""

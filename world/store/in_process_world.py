@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from world.snapshot import WorldId
 from world.store.in_process_inbox import InProcessStream
-from world.store.log import KEYFRAMES_KEPT, LogEntry
+from world.store.log import KEYFRAMES_KEPT, LogCaps, LogEntry
 from world.store.past import SegmentRef
 from world.store.records import FencingToken, WorldRecord
 
@@ -21,7 +21,7 @@ class InProcessWorld:
     """Of the chain at the last tick."""
     active_at: float
     archived_to: int
-    max_log_ticks: int
+    caps: LogCaps
     made_at: int
     """Order in which worlds were made."""
     nonce: bytes = b""
@@ -34,11 +34,26 @@ class InProcessWorld:
     pins: dict[WorldId, tuple[int, float]] = field(default_factory=dict)
     """Tick that a fork builds on, and when it was pinned."""
     inbox: InProcessStream = field(default_factory=InProcessStream)
+    log_bytes: int = 0
+    """Of the frames that are not archived."""
 
     @property
     def num_bytes(self) -> int:
         """Of all frames."""
         return sum(len(entry.frame) for entry in self.log.values()) + sum(map(len, self.keyframes.values()))
+
+    def at_cap(self, tick: int) -> bool:
+        """Whether it may not go on to a tick before more of it is archived."""
+        return 0 < self.caps.ticks < tick - self.archived_to or 0 < self.caps.bytes <= self.log_bytes
+
+    def half_way_to_cap(self) -> bool:
+        """Whether enough is archived for it to go on."""
+        short = not self.caps.ticks or 2 * (self.record.tick - self.archived_to) <= self.caps.ticks
+        return short and (not self.caps.bytes or 2 * self.log_bytes <= self.caps.bytes)
+
+    def count_log(self) -> None:
+        """Count anew what is not archived."""
+        self.log_bytes = sum(len(entry.frame) for tick, entry in self.log.items() if tick > self.archived_to)
 
     def owned_by(self, token: FencingToken) -> bool:
         """Whether a token is the present owner's."""

@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 
-from world.errors import Conflict, LeaseHeld, NoHistory, Pinned, UnknownWorld
+from world.errors import Conflict, CorruptRecord, LeaseHeld, NoHistory, Pinned, UnknownWorld
 from world.live import fork_dream, resume
 from world.snapshot import Kind, Snapshot, WorldId
 from world.store.codec import effects_of, encode_snapshot, seal_effects, seal_snapshot, snapshot_payload
 from world.store.history import History, Reached
 from world.store.log import LogEntry
-from world.store.past import HistoricStore, Line, Past, SegmentRef
+from world.store.past import NO_DAMAGE, Damage, HistoricStore, Line, Past, SegmentRef
 from world.store.records import Status, WorldRecord
 from world.store.segment import MAX_SEGMENT_TICKS, Logged, Segment
 
@@ -93,21 +93,20 @@ class Lineage:
         self._cut(past, reached, present)
         return Rewound(world, tick, kept_as)
 
-    def cut(self, world: WorldId, tick: int) -> None:
-        """Take a world back to `tick`; what it did since is gone. Raises as `rewind_in_place` does."""
+    def cut(self, world: WorldId, tick: int, damage: Damage = NO_DAMAGE) -> None:
+        """Take a world back to `tick`; what it did since is gone, and what is damaged. Raises as `rewind_in_place`."""
         past, reached = self._kept.past(world), self._reach_own(world, tick)
-        self._cut(past, reached, self._present(reached))
+        self._cut(past, reached, self._present(reached), damage)
 
     def delete(self, world: WorldId) -> None:
         """Delete a world with its history and its archive. Raises `UnknownWorld`, and `Pinned` if it has forks."""
-        record = self._store.record(world)
         forks = [pin.child for pin in self._kept.pins(world)]
         if forks:
             raise Pinned(f"world {world!r}: its past is also that of {', '.join(map(repr, forks))}; delete those first")
-        self._kept.delete(world)
+        parent = self._kept.delete(world)
         self._history.archive.remove(world)
-        if record.parent is not None:
-            self._kept.unpin(record.parent, world)
+        if parent is not None:
+            self._kept.unpin(parent, world)
 
     def forget(self, world: WorldId, before: int) -> int:
         """Drop archived history that is older than a tick, whole segments of it; return the first tick that is kept.
@@ -135,6 +134,9 @@ class Lineage:
             try:
                 if self._store.record(pin.child).status != "deleted":
                     continue
+            except CorruptRecord:
+                # It may be there, damaged: that is for a person to see.
+                continue
             except UnknownWorld:
                 pass
             self._kept.unpin(world, pin.child)
@@ -175,12 +177,12 @@ class Lineage:
             self.notes.append(f"a new episode begins with its next tick: {live.lost_episode}")
         return live.keyframe()
 
-    def _cut(self, past: Past, reached: Reached, present: Snapshot) -> None:
+    def _cut(self, past: Past, reached: Reached, present: Snapshot, damage: Damage = NO_DAMAGE) -> None:
         status: Status = "running" if past.record.status == "quarantined" else past.record.status
         record = replace(past.record, tick=reached.tick, weights_version=_weights_version(reached))
         keyframe = encode_snapshot(present, chain=reached.digest)
         line = Line(record=record, at=reached.tick, digest=reached.digest, keyframe=keyframe, entries=())
-        self._kept.rewind(past, line, status)
+        self._kept.rewind(past, line, status, damage=damage)
 
     def _keep_future(self, past: Past, reached: Reached, present: Snapshot) -> WorldId:
         """Make the fork that holds all ticks after `reached`, and give it the forks that build on them."""

@@ -30,9 +30,28 @@ UNKNOWN_DIGEST = bytes(DIGEST_BYTES)
 NONCE_BYTES = 16
 MAX_OWNER_LENGTH = 128
 MAX_LOG_TICKS = 65_536
+MAX_LOG_BYTES = 1 << 26
 """How far a world may run ahead of its archive before it pauses, unless a store is told otherwise."""
+HOT_LOG_BYTES = 1 << 26
+"""The log keeps fewer archived ticks than it is told to where they would have more bytes."""
 KEYFRAMES_KEPT = 2
 """Keyframes that trimming always leaves, so that a broken one has a predecessor."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogCaps:
+    """How far a world may run ahead of its archive before it pauses; 0: without end."""
+
+    ticks: int = MAX_LOG_TICKS
+    bytes: int = MAX_LOG_BYTES
+    """Of frames."""
+
+    def __post_init__(self) -> None:
+        if min(self.ticks, self.bytes) < 0:
+            raise ConfigError(f"max_log_ticks and max_log_bytes must be >= 0, got {self.ticks} and {self.bytes}")
+
+
+DEFAULT_CAPS = LogCaps()
 
 
 @dataclass(frozen=True, slots=True)

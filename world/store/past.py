@@ -5,10 +5,10 @@ A world's own line is a chain of ticks: archived segments, then the log. What li
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from world.snapshot import WorldId
-from world.store.log import LogEntry
+from world.store.log import HOT_LOG_BYTES, LogEntry
 from world.store.records import Status, WorldRecord, WorldStore
 
 
@@ -48,6 +48,8 @@ class Past:
     """In order. One that is followed by another ends where that one begins, whatever it holds beyond."""
     keyframes: tuple[int, ...]
     """Ticks of the keyframes that the store holds, in order."""
+    log_bytes: int = 0
+    """Of the frames that are not archived yet; 0 where the world has no bound on them."""
 
     @property
     def first_tick(self) -> int:
@@ -67,6 +69,19 @@ class Past:
         """Return the last tick of this line that a segment holds."""
         end = min(self.segments[index].last, self.archived_to)
         return min(end, self.segments[index + 1].first - 1) if index + 1 < len(self.segments) else end
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What does not verify and is not needed, for it is kept elsewhere or follows from the rest."""
+
+    archived_copies: bool = False
+    """Something in the log of ticks that are archived too."""
+    keyframes: tuple[int, ...] = ()
+    """Ticks of keyframes in the store."""
+
+
+NO_DAMAGE: Final = Damage()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,8 +111,10 @@ class WorldHistory(Protocol):
     def keyframe(self, world: WorldId, tick: int) -> bytes | None:
         """Return the frame of the keyframe at a tick, or None."""
 
-    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int) -> None:
+    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int, num_bytes: int) -> None:
         """Note that a segment, whose last digest is given, is safely archived, and trim what need not stay in the log.
+
+        `num_bytes` is what the frames of its ticks have in the log.
 
         Nothing happens, and `Conflict` is raised, unless the world is archived up to `after` and its log has that
         digest at that tick. A world that was paused because its log was too long runs again. Repeating is harmless.
@@ -124,15 +141,18 @@ class WorldHistory(Protocol):
     def set_parent(self, child: WorldId, parent: WorldId) -> None:
         """Let a fork read its past from another world, which holds the same. Raises `UnknownWorld`."""
 
-    def rewind(self, now: Past, line: Line, status: Status) -> None:
-        """Take a world back to `line.at`, whose keyframe is given: its ticks after that are gone.
+    def rewind(self, now: Past, line: Line, status: Status, *, damage: Damage = NO_DAMAGE) -> None:
+        """Take a world back to `line.at`, whose keyframe is given: its ticks after that are gone, and what is damaged.
 
         Whoever owned it is fenced. Raises `LeaseHeld` if it runs on a host, `Conflict` if it is no longer as `now`
         says, `Pinned` if a fork builds on what would be cut off.
         """
 
-    def delete(self, world: WorldId) -> None:
-        """Delete all but the fact that this world was. Raises `UnknownWorld`, `Pinned`. Repeating is harmless."""
+    def delete(self, world: WorldId) -> WorldId | None:
+        """Delete all but the fact that this world was, and return its parent. Raises `UnknownWorld`, `Pinned`.
+
+        Repeating is harmless, and a record that does not verify no hindrance.
+        """
 
     def listed(self, *, after: WorldId | None = None, limit: int = 100) -> list[WorldRecord]:
         """Return up to `limit` worlds that are not deleted, the newest made first; a next page begins after a world.
@@ -146,6 +166,11 @@ class HistoricStore(WorldStore, Protocol):
 
     def history(self) -> WorldHistory:
         """Return it."""
+
+
+def hot_log_ticks(wanted: int, ref: SegmentRef, num_bytes: int) -> int:
+    """Return how many ticks the log keeps though they are archived, if all are as large as this segment's."""
+    return min(wanted, HOT_LOG_BYTES * (ref.last - ref.first + 1) // max(num_bytes, 1))
 
 
 def member_of(ref: SegmentRef) -> str:

@@ -11,12 +11,12 @@ from world.snapshot import WorldId
 from world.store import keys
 from world.store.keys import check_world_id
 from world.store.link import LIBRARY, MAX_BYTES, Link
-from world.store.log import KEYFRAMES_KEPT, LogEntry
-from world.store.past import Line, Past, Pin, SegmentRef, member_of, segments_of
+from world.store.log import KEYFRAMES_KEPT, LogCaps, LogEntry
+from world.store.past import NO_DAMAGE, Damage, Line, Past, Pin, SegmentRef, hot_log_ticks, member_of, segments_of
 from world.store.records import Status, WorldRecord
-from world.store.redis_listing import listed
+from world.store.redis_listing import page
 from world.store.refusals import refusal
-from world.store.replies import log_entries, milliseconds, pairs, record_fields, record_of
+from world.store.replies import cap_fields, log_entries, milliseconds, pairs, record_fields, record_of
 from world.store.wire import Part
 
 _PAGE: Final = 512
@@ -28,8 +28,8 @@ _MAX_SEQUENCE: Final = 2**64 - 1
 class RedisHistory:
     """The `WorldHistory` of the worlds on one server."""
 
-    def __init__(self, link: Link, *, hot_log_ticks: int, max_log_ticks: int) -> None:
-        self._link, self._hot_log_ticks, self._max_log_ticks = link, hot_log_ticks, max_log_ticks
+    def __init__(self, link: Link, *, hot_log_ticks: int, caps: LogCaps) -> None:
+        self._link, self._hot_log_ticks, self._caps = link, hot_log_ticks, caps
 
     def past(self, world: WorldId) -> Past:
         """Return what there is of a world. Raises `UnknownWorld`, `CorruptRecord`."""
@@ -47,13 +47,18 @@ class RedisHistory:
         fields = pairs(meta)
         record, digest = record_of(world, fields, milliseconds(now))
         try:
+            archived_to = int(fields[b"ct"])
+            segments = segments_of([member.decode() for member in members])
+            left, most = fields.get(b"lf", b""), int(fields.get(b"capb", b"0"))
             return Past(
                 record=record,
                 digest=digest,
                 born_at=int(fields[b"bt"]),
                 birth_digest=fields[b"cd"],
-                archived_to=int(fields[b"ct"]),
-                segments=segments_of([member.decode() for member in members]),
+                archived_to=archived_to,
+                # One that begins beyond was left there by a function that failed half-way.
+                segments=tuple(ref for ref in segments if ref.first <= archived_to),
+                log_bytes=most - int(left) if left else 0,
                 keyframes=tuple(tick for tick in map(int, keyframes) if tick <= record.tick),
             )
         except (KeyError, ValueError) as error:
@@ -76,10 +81,11 @@ class RedisHistory:
         frame: bytes | None = self._link.one("GET", keys.keyframe(world, tick))
         return frame
 
-    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int) -> None:
+    def archived(self, world: WorldId, ref: SegmentRef, digest: bytes, *, after: int, num_bytes: int) -> None:
         """Note that a segment is safely archived, and trim. Raises `Conflict`, `NotRunning` if it was deleted."""
         bounds = (after, ref.first, ref.last, digest, ref.name)
-        self._write(world, "archived", *bounds, self._hot_log_ticks, KEYFRAMES_KEPT)
+        hot_ticks = hot_log_ticks(self._hot_log_ticks, ref, num_bytes)
+        self._write(world, "archived", *bounds, hot_ticks, KEYFRAMES_KEPT, num_bytes)
 
     def forget(self, world: WorldId, before: int) -> None:
         """Let go of segments that end before a tick. Raises `Pinned` if any fork builds on this world."""
@@ -114,7 +120,7 @@ class RedisHistory:
         world = line.record.world
         check_world_id(world)
         segments = [part for ref in line.segments for part in (ref.first, member_of(ref))]
-        fields = record_fields(line.record) | {"st": "quarantined", "cap": self._max_log_ticks}
+        fields = record_fields(line.record) | {"st": "quarantined"} | cap_fields(self._caps)
         flat = [part for item in fields.items() for part in item]
         self._link.one("ZADD", keys.index(world), "NX", time.time_ns() // 1_000_000, world)
         # Until it is whole nobody may have it: whoever dies here leaves a quarantined world, to be seen and deleted.
@@ -129,32 +135,51 @@ class RedisHistory:
         """Let a fork read its past from another world. Raises `UnknownWorld`."""
         self._write(child, "set_parent", parent)
 
-    def rewind(self, now: Past, line: Line, status: Status) -> None:
+    def rewind(self, now: Past, line: Line, status: Status, *, damage: Damage = NO_DAMAGE) -> None:
         """Take a world back to `line.at`. Raises `LeaseHeld`, `Conflict`, `Pinned`, `NotRunning` if it was deleted."""
         was = (now.record.epoch, now.record.tick, now.digest)
         becomes = (line.at, line.digest, line.keyframe, line.record.weights_version, status)
-        self._write(line.record.world, "rewind", *was, *becomes)
+        drop = ("1" if damage.archived_copies else "", *(tick for tick in damage.keyframes if tick != line.at))
+        self._write(line.record.world, "rewind", *was, *becomes, *drop)
 
-    def delete(self, world: WorldId) -> None:
-        """Delete all but the fact that this world was. Raises `UnknownWorld`, `Pinned`. Repeating is harmless."""
-        self._write(world, "delete")
+    def delete(self, world: WorldId) -> WorldId | None:
+        """Delete all but the fact that this world was, and return its parent. Raises `UnknownWorld`, `Pinned`.
+
+        Repeating is harmless.
+        """
+        parent = self._write(world, "delete")[1]
         self._link.one("ZREM", keys.index(world), world)
+        return WorldId(parent.decode()) if parent else None
 
     def listed(self, *, after: WorldId | None = None, limit: int = 100) -> list[WorldRecord]:
-        """Return up to `limit` worlds that are not deleted, the newest made first. Raises `UnknownWorld`."""
-        return listed(self._link, after=after, limit=limit)
+        """Return up to `limit` worlds that are not deleted, the newest made first.
+
+        Raises `UnknownWorld`, and `CorruptRecord`, which names one.
+        """
+        found = []
+        for _, record in self.page(after=after, limit=limit):
+            if isinstance(record, CorruptRecord):
+                raise record
+            found.append(record)
+        return found
+
+    def page(
+        self, *, after: WorldId | None = None, limit: int = 100
+    ) -> list[tuple[WorldId, WorldRecord | CorruptRecord]]:
+        """Return what `listed` does, with the error in the place of a record that does not verify."""
+        return page(self._link, after=after, limit=limit)
 
     def _answers(self, *commands: tuple[Part, ...]) -> list[Any]:
         return [self._link.answer(reply) for reply in self._link.call_all(commands)]
 
-    def _write(self, world: WorldId, name: str, *arguments: Part) -> None:
+    def _write(self, world: WorldId, name: str, *arguments: Part) -> list[bytes]:
         call = ("FCALL", f"{LIBRARY}_{name}", 2, keys.meta(world), keys.log(world), *arguments)
         reply = self._link.write_all([call])[0]
         if isinstance(reply, RedisError):
             raise self._link.failure(reply)
-        code = reply[0].decode() if isinstance(reply, list) else reply.decode()
-        if code not in ("OK", "DUP"):
+        if reply[0] not in (b"OK", b"DUP"):
             raise refusal(world, [part.decode() for part in reply])
+        return list(reply)
 
 
 def _batches(entries: tuple[LogEntry, ...]) -> Iterator[list[LogEntry]]:

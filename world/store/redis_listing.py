@@ -4,10 +4,10 @@ The index is a cache: 64 sorted sets of ids by the time they were made, so that 
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from world.errors import UnknownWorld
+from world.errors import CorruptRecord, UnknownWorld
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.link import Link
@@ -18,10 +18,10 @@ _SCAN_COUNT: Final = 1000
 _LEAST_PAGE: Final = 16
 
 
-def listed(link: Link, *, after: WorldId | None, limit: int) -> list[WorldRecord]:
+def page(link: Link, *, after: WorldId | None, limit: int) -> list[tuple[WorldId, WorldRecord | CorruptRecord]]:
     """Return up to `limit` worlds that are not deleted, the newest made first, from the one that follows `after`.
 
-    Raises `UnknownWorld` for an `after` that the index does not have, `CorruptRecord` for a record that is none.
+    A record that does not verify is its error. Raises `UnknownWorld` for an `after` that the index does not have.
     """
     ensure_index(link)
     position = None
@@ -30,7 +30,7 @@ def listed(link: Link, *, after: WorldId | None, limit: int) -> list[WorldRecord
         if score is None:
             raise UnknownWorld(f"world {after!r}: no page begins after it, for the store lists no world of this id")
         position = (int(float(score)), after.encode())
-    found: list[WorldRecord] = []
+    found: list[tuple[WorldId, WorldRecord | CorruptRecord]] = []
     newest = _newest_first(link, position, max(_LEAST_PAGE, limit // keys.NUM_INDEX_KEYS * 2))
     while len(found) < limit:
         worlds = [WorldId(name.decode()) for _, name in _take(newest, limit - len(found))]
@@ -41,8 +41,16 @@ def listed(link: Link, *, after: WorldId | None, limit: int) -> list[WorldRecord
             given = zip(map(str.encode, RECORD_FIELDS), values, strict=True)
             meta = {name: value for name, value in given if value is not None}
             if meta and meta.get(b"st") != b"deleted":
-                found.append(record_of(world, meta, milliseconds(now))[0])
+                found.append((world, read_record(world, meta, milliseconds(now))))
     return found
+
+
+def read_record(world: WorldId, meta: Mapping[bytes, bytes], now_ms: int) -> WorldRecord | CorruptRecord:
+    """Return a record, or why it is none."""
+    try:
+        return record_of(world, meta, now_ms)[0]
+    except CorruptRecord as error:
+        return error
 
 
 def ensure_index(link: Link) -> None:

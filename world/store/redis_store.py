@@ -14,6 +14,7 @@ from world.errors import (
     Gap,
     StoreError,
     StoreFull,
+    UnknownWorld,
 )
 from world.snapshot import Snapshot, TickEffects, WorldId
 from world.store import keys
@@ -21,8 +22,11 @@ from world.store.codec import encode_snapshot
 from world.store.commit_calls import CommitCalls, answers
 from world.store.link import LIBRARY, Link
 from world.store.log import (
+    DEFAULT_CAPS,
+    MAX_LOG_BYTES,
     MAX_LOG_TICKS,
     UNKNOWN_DIGEST,
+    LogCaps,
     PackedCommit,
     check_owner,
     genesis,
@@ -34,9 +38,9 @@ from world.store.places import Places
 from world.store.records import Ack, Commit, Durability, FencingToken, Status, WorldRecord
 from world.store.redis_history import RedisHistory
 from world.store.redis_inbox import RedisInbox
-from world.store.redis_listing import ensure_index, rebuild_index
+from world.store.redis_listing import ensure_index, read_record, rebuild_index
 from world.store.refusals import refusal
-from world.store.replies import active_at, log_entries, milliseconds, pairs, record_fields, record_of
+from world.store.replies import active_at, cap_fields, log_entries, milliseconds, pairs, record_fields, record_of
 from world.store.wire import Part
 
 _PAGE = 256
@@ -53,13 +57,13 @@ class RedisWorldStore:
         durability: Durability,
         lease_s: float,
         hot_log_ticks: int,
-        max_log_ticks: int = MAX_LOG_TICKS,
+        caps: LogCaps = DEFAULT_CAPS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._durability: Durability = durability
         self.lease_s = lease_s
-        self._hot_log_ticks, self._max_log_ticks = hot_log_ticks, max_log_ticks
+        self._hot_log_ticks, self._caps = hot_log_ticks, caps
         # Chain digests of the last commit of each world we own, its base included: what the next one builds on.
         self._digests: dict[WorldId, dict[int, bytes]] = {}
         self.calls = CommitCalls(lease_s=lease_s, hot_log_ticks=hot_log_ticks, clock=clock)
@@ -73,14 +77,16 @@ class RedisWorldStore:
         lease_s: float = 10.0,
         hot_log_ticks: int = 4096,
         max_log_ticks: int = MAX_LOG_TICKS,
+        max_log_bytes: int = MAX_LOG_BYTES,
         timeout_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, inspect the server and load the functions.
 
         `lease_s` is how long an owner that fell silent keeps its worlds; `hot_log_ticks` how far back the log reaches
-        at least; `max_log_ticks` how far a world made here may run ahead of its archive before it pauses (0: without
-        end); `timeout_s` how long one answer is waited for; `clock` says when a lease needs prolonging.
+        at least; `max_log_ticks` and `max_log_bytes` how far a world made here may run ahead of its archive before it
+        pauses (0: without end); `timeout_s` how long one answer is waited for; `clock` says when a lease needs
+        prolonging.
 
         Raises `UnsafeServer` with the line to change, `StoreUnavailable`, and `ConfigError` for impossible arguments.
         """
@@ -88,15 +94,16 @@ class RedisWorldStore:
             raise ConfigError(f"durability should be one of {', '.join(get_args(Durability))}, got {durability!r}")
         if lease_s <= 0 or timeout_s <= 0:
             raise ConfigError(f"lease_s and timeout_s must be > 0, got {lease_s} and {timeout_s}")
-        if hot_log_ticks < 0 or max_log_ticks < 0:
-            raise ConfigError(f"hot_log_ticks and max_log_ticks must be >= 0, got {hot_log_ticks} and {max_log_ticks}")
+        if hot_log_ticks < 0:
+            raise ConfigError(f"hot_log_ticks must be >= 0, got {hot_log_ticks}")
+        caps = LogCaps(max_log_ticks, max_log_bytes)
         link = Link(url, durability=durability, timeout_s=timeout_s)
         store = cls(
             link,
             durability=durability,
             lease_s=lease_s,
             hot_log_ticks=hot_log_ticks,
-            max_log_ticks=max_log_ticks,
+            caps=caps,
             clock=clock,
         )
         link.one("PING")
@@ -115,7 +122,8 @@ class RedisWorldStore:
         assert record.tick == snapshot.tick, f"world {world}: record and snapshot are of different ticks"
         digest = genesis(record, snapshot)
         keyframe = encode_snapshot(snapshot, chain=digest)
-        fields = ["cap", self._max_log_ticks, *(part for item in record_fields(record).items() for part in item)]
+        given = cap_fields(self._caps) | record_fields(record)
+        fields = [part for item in given.items() for part in item]
         # The index comes first: an entry without a world is skipped, a world without an entry would be lost.
         self._link.one("ZADD", keys.index(world), "NX", time.time_ns() // 1_000_000, world)
         self._write(world, "create", digest, record.tick, keyframe, *fields)
@@ -149,7 +157,7 @@ class RedisWorldStore:
         self._digests.pop(token.world, None)
         self.calls.let_go(token.world)
         refused = self._refused(token.world, reply)
-        if refused is not None and _code(reply) not in ("FENCED", "NO_WORLD"):
+        if refused is not None and not isinstance(refused, Fenced | UnknownWorld):
             raise refused
 
     def commit(self, commits: Sequence[Commit]) -> list[Ack | Exception]:
@@ -223,16 +231,28 @@ class RedisWorldStore:
         meta, now = self._answers(("HGETALL", keys.meta(world)), ("TIME",))
         return record_of(world, pairs(meta), milliseconds(now))[0]
 
-    def records(self) -> list[WorldRecord]:
-        """Return all worlds that are not deleted, newest activity first. Raises `CorruptRecord`, which names one."""
+    def records(self, damaged: list[tuple[WorldId, CorruptRecord]] | None = None) -> list[WorldRecord]:
+        """Return all worlds that are not deleted, newest activity first.
+
+        Records that do not verify go to `damaged`; without such a list they raise `CorruptRecord`.
+        """
         ensure_index(self._link)
-        found = self._answers(*(("ZRANGE", key, 0, -1) for key in keys.index_keys()))
-        worlds = [WorldId(name.decode()) for names in found for name in names]
+        indexed = self._answers(*(("ZRANGE", key, 0, -1) for key in keys.index_keys()))
+        worlds = [WorldId(name.decode()) for names in indexed for name in names]
         *metas, now = self._answers(*(("HGETALL", keys.meta(world)) for world in worlds), ("TIME",))
         living = [(pairs(meta), world) for meta, world in zip(metas, worlds, strict=True) if meta]
         living = [(meta, world) for meta, world in living if meta.get(b"st") != b"deleted"]
         living.sort(key=lambda item: active_at(item[0]), reverse=True)
-        return [record_of(world, meta, milliseconds(now))[0] for meta, world in living]
+        found = []
+        for meta, world in living:
+            record = read_record(world, meta, milliseconds(now))
+            if isinstance(record, WorldRecord):
+                found.append(record)
+            elif damaged is None:
+                raise record
+            else:
+                damaged.append((world, record))
+        return found
 
     def rebuild_index(self) -> None:
         """Find every world by SCAN and enter it into the index, which is only a cache."""
@@ -246,7 +266,7 @@ class RedisWorldStore:
 
     def history(self) -> RedisHistory:
         """Return the past of these worlds."""
-        return RedisHistory(self._link, hot_log_ticks=self._hot_log_ticks, max_log_ticks=self._max_log_ticks)
+        return RedisHistory(self._link, hot_log_ticks=self._hot_log_ticks, caps=self._caps)
 
     def places(self) -> Places:
         """Return where worlds are wished to be, over the same connections."""

@@ -35,7 +35,10 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
             )
         return NotRunning(f"world {world!r}: it is {details[0]}; set its status to 'running' first")
     if code == "PINNED":
-        return Pinned(f"world {world!r}: world {details[0]!r} was forked from it and reads its past from there")
+        return Pinned(
+            f"world {world!r}: world {details[0]!r} was forked from it and reads its past from there; delete that one"
+            " first"
+        )
     if code == "GAP":
         return Gap(f"world {world!r}: commit builds on tick {builds_on}, stored tick is {details[0]}; reload it")
     if code == "CONFLICT":

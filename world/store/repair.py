@@ -40,7 +40,7 @@ def roll_back(store: HistoricStore, lineage: Lineage, history: History, audited:
         store.set_status(audited.world, "running")
         return None
     aside = _keep(history, audited.world, tick)
-    lineage.cut(audited.world, tick)
+    lineage.cut(audited.world, tick, audited.damage)
     store.set_status(audited.world, "running")
     return aside
 

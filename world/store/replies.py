@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 from world.errors import CorruptRecord
 from world.snapshot import Kind, WorldId
 from world.store.codec import DIGEST_BYTES
-from world.store.log import LogEntry
+from world.store.log import LogCaps, LogEntry
 from world.store.records import Status, WorldRecord
 from world.store.refusals import refusal
 from world.store.upgrade import RECORD_UPGRADES, SCHEMA_VERSION
@@ -16,6 +16,11 @@ RECORD_FIELDS = (
     "why",
 )  # fmt: skip
 """What `record_of` reads."""
+
+
+def cap_fields(caps: LogCaps) -> dict[str, str | int]:
+    """Return what a world is created with of its caps. What is left of the bytes counts down to 0."""
+    return {"cap": caps.ticks, "capb": caps.bytes, "lf": caps.bytes or ""}
 
 
 def record_fields(record: WorldRecord) -> dict[str, str | int]:
