@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.lineage_commands import World
-from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, answer, print_answer
+from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, answer, print_answer, tell_progress
 
 if TYPE_CHECKING:
     from cluster.histories import Opened
@@ -34,16 +34,25 @@ def verify(
 ) -> None:
     """Verify every byte of worlds and of their history. One that does not verify is quarantined; exit code 1."""
     from cluster.histories import opened_history
+    from world.errors import CorruptRecord
     from world.store.audit import audit
 
     found, notes = [], []
     with opened_history(run_dir, redis_url) as opened:
-        for world in _chosen(opened, worlds, all_):
-            audited = audit(opened.history, world)
+        chosen = _chosen(opened, worlds, all_)
+        for number, world in enumerate(chosen, 1):
+            tell_progress(f"verifying world {number} of {len(chosen)}")
+            try:
+                audited = audit(opened.history, world)
+            except CorruptRecord as error:
+                found.append(_unreadable(world, error))
+                notes.append(str(error))
+                continue
             found.append(_told(opened, audited))
             if not audited.verified:
                 notes.append(f"world {world}: {audited.problems[0]}; see `worlds repair {world}`")
             notes += audited.missing
+        tell_progress("")
     print_answer(answer("verify", found, notes), as_json, leave_out=_FOR_PROGRAMS)
     if notes:
         raise typer.Exit(1)
@@ -60,6 +69,7 @@ def repair(
 ) -> None:
     """Offer the newest tick at which a damaged world verifies, and roll it back there only when asked with --to."""
     from cluster.histories import opened_history
+    from world.errors import Pinned
     from world.snapshot import WorldId
     from world.store.audit import audit
     from world.store.repair import offered, roll_back
@@ -68,7 +78,10 @@ def repair(
         audited = audit(opened.history, WorldId(world))
         told, notes = _told(opened, audited), []
         if to is not None:
-            aside = roll_back(opened.store, opened.lineage, opened.history, audited, to)
+            try:
+                aside = roll_back(opened.store, opened.lineage, opened.history, audited, to)
+            except Pinned as error:
+                raise Pinned(f"{error}, or leave this one be and go on from: worlds fork {world} --at {to}") from None
             notes.append(f"it is at tick {to} and runs again")
             if aside is not None:
                 notes.append(f"what it did after that is kept in {aside}")
@@ -102,7 +115,7 @@ def archive(
     from cluster.histories import opened_history
     from world.store.archiver import Archiver
 
-    done = []
+    done, notes = [], []
     with opened_history(run_dir, redis_url) as opened:
         archiver = Archiver(opened.history.kept, opened.history.archive)
         for world in _chosen(opened, worlds, all_):
@@ -110,6 +123,8 @@ def archive(
             opened.lineage.sweep(world)
             if forget_before is not None:
                 opened.lineage.forget(world, forget_before)
+                if (begins := opened.history.begins(world)) < forget_before:
+                    notes.append(f"world {world}: whole segments are forgotten, so its history begins at {begins}")
             past = opened.history.kept.past(world)
             done.append(
                 {
@@ -122,7 +137,7 @@ def archive(
                     "archive_bytes": opened.history.archive.num_bytes(world),
                 }
             )
-    print_answer(answer("archive", done), as_json)
+    print_answer(answer("archive", done, notes), as_json)
 
 
 def export(
@@ -181,9 +196,16 @@ def _chosen(opened: "Opened", worlds: list[str] | None, all_: bool) -> "list[Wor
     if worlds:
         return [WorldId(world) for world in worlds]
     found: list[WorldId] = []
-    while page := opened.history.kept.listed(after=found[-1] if found else None, limit=1000):
-        found += [record.world for record in page]
+    while page := opened.store.history().page(after=found[-1] if found else None, limit=1000):
+        found += [world for world, _ in page]
     return found
+
+
+def _unreadable(world: "WorldId", error: Exception) -> dict[str, Any]:
+    """Return what is told of a world whose record does not verify."""
+    columns = ("tick", "state", "verified", "from", "ticks", "segments", "keyframes", "newest_verified")
+    told = {"id": world, **dict.fromkeys(columns), "problems": [str(error)], "missing": []}
+    return told | {"state": "damaged", "verified": False}
 
 
 def _told(opened: "Opened", audited: "Audit") -> dict[str, Any]:

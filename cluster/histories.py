@@ -56,6 +56,12 @@ def tick_range(
     return first, last
 
 
+def described_damaged(world: WorldId, state: str) -> dict[str, Any]:
+    """Return the same of a world whose record does not verify."""
+    columns = ("kind", "tick", "state", "parent", "fork_tick", "name")
+    return {"id": world, **dict.fromkeys(columns), "state": state}
+
+
 def described(record: WorldRecord) -> dict[str, Any]:
     """Return what every command says of a world."""
     return {

@@ -7,6 +7,8 @@ import typer
 from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, answer, print_answer
 
 if TYPE_CHECKING:
+    from cluster.histories import Opened
+    from world.snapshot import WorldId
     from world.store.records import Status
 
 World = Annotated[str, typer.Argument(help="Id of a world, as `worlds list` prints it.")]
@@ -94,21 +96,31 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete worlds for good: their state, their history and their archive."""
-    from cluster.histories import described, opened_history
+    from cluster.histories import opened_history
     from world.errors import ConfigError
     from world.snapshot import WorldId
 
     with opened_history(run_dir, redis_url) as opened:
-        records = [opened.store.record(WorldId(world)) for world in worlds]
+        known = [_known(opened, WorldId(world)) for world in worlds]
         if not yes:
-            for record in records:
-                typer.echo(f"{record.world}: {record.name}, {record.kind}, {record.tick} ticks", err=True)
+            for told in known:
+                typer.echo(f"{told['id']}: {told['name']}, {told['kind']}, {told['tick']} ticks", err=True)
             if as_json or not typer.confirm("Delete for good?", err=True):
                 raise ConfigError("nothing was deleted; say --yes to delete without being asked")
-        for record in records:
-            opened.lineage.delete(record.world)
-        gone = [described(opened.store.record(record.world)) for record in records]
-    print_answer(answer("delete", gone), as_json)
+        for world in worlds:
+            opened.lineage.delete(WorldId(world))
+    print_answer(answer("delete", [told | {"state": "deleted"} for told in known]), as_json)
+
+
+def _known(opened: "Opened", world: "WorldId") -> dict[str, Any]:
+    """Return what is known of a world, be its record damaged or not."""
+    from cluster.histories import described, described_damaged
+    from world.errors import CorruptRecord
+
+    try:
+        return described(opened.store.record(world))
+    except CorruptRecord:
+        return described_damaged(world, "damaged")
 
 
 def _set_status(

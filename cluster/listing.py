@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.run_folder import read_run
-from world.errors import ConfigError, RunFolderError
+from world.errors import ConfigError, CorruptRecord, RunFolderError
 from world.field import UNSEEN
 from world.snapshot import WorldId
 from world.store.records import WorldRecord
@@ -49,12 +49,13 @@ def list_worlds(store: RedisWorldStore, *, limit: int | None = None, after: str 
     Raises `ConfigError` for an impossible page, `UnknownWorld` for an `after` that was never listed.
     """
     if limit is None and after is None:
-        return [_listed(record) for record in store.records()]
+        damaged: list[tuple[WorldId, CorruptRecord]] = []
+        return [_listed(record) for record in store.records(damaged)] + [_damaged(world) for world, _ in damaged]
     limit = 100 if limit is None else limit
     if limit < 1:
         raise ConfigError(f"--limit must be >= 1, got {limit}")
-    page = store.history().listed(after=None if after is None else WorldId(after), limit=limit)
-    return [_listed(record) for record in page]
+    page = store.history().page(after=None if after is None else WorldId(after), limit=limit)
+    return [_damaged(world) if isinstance(record, CorruptRecord) else _listed(record) for world, record in page]
 
 
 def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
@@ -78,6 +79,12 @@ def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
         "cells_seen": int(np.count_nonzero(snapshot.field.layers[layer].current(y, x) != UNSEEN)),
         "poses": snapshot.poses.tolist(),
     }
+
+
+def _damaged(world: WorldId) -> dict[str, Any]:
+    """Return what is listed of a world whose record does not verify; `worlds verify` says why."""
+    columns = ("kind", "tick", "agents", "state", "host", "weights_version", "parent")
+    return {"id": world, **dict.fromkeys(columns), "state": "damaged"}
 
 
 def _listed(record: WorldRecord) -> dict[str, Any]:

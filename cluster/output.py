@@ -34,6 +34,13 @@ def print_answer(found: dict[str, Any], as_json: bool, *, leave_out: tuple[str, 
         typer.echo(note)
 
 
+def tell_progress(text: str) -> None:
+    """Show a person at a terminal how far a command is, in a line of its own; an empty text takes it away."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
 def print_json(value: Any) -> None:
     """Print JSON on stdout."""
     json.dump(value, sys.stdout, indent=2, allow_nan=False)

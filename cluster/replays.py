@@ -11,6 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from cluster.histories import Opened
+from learner.durable import write_file
 from world.errors import CheckpointError, ConfigError
 from world.field import UNSEEN, Uint16Array
 from world.model.tokenizer import Tokenizer
@@ -30,7 +31,8 @@ _GAP_PX = 4
 def film(opened: Opened, world: WorldId, first: int, last: int, path: Path, *, view: str, every: int) -> int:
     """Write a GIF of ticks first … last and return how many pictures it has.
 
-    Raises `ConfigError` for an impossible film, `CheckpointError` without the tokenizer of this world's tokens.
+    Raises `ConfigError` for an impossible film or file, `DiskFull`, and `CheckpointError` without the tokenizer of this
+    world's tokens.
     """
     if view not in ("agents", "map"):
         raise ConfigError(f"--view should be agents or map, got {view!r}")
@@ -46,7 +48,10 @@ def film(opened: Opened, world: WorldId, first: int, last: int, path: Path, *, v
     frames = np.stack(pictures)
     times = max(_LEAST_PX // max(frames.shape[1:3]), 1)
     frames = frames.repeat(times, axis=1).repeat(times, axis=2)
-    iio.imwrite(path, frames, duration=1000 / _FRAMES_PER_S, loop=0)
+    try:
+        write_file(path, iio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / _FRAMES_PER_S, loop=0))
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be written ({error.strerror})") from error
     return len(frames)
 
 

@@ -200,7 +200,7 @@ class _Course:
             observers=(self._board, PrometheusObserver()),
             wished_places=self._store.places().wished,
             newcomers=Guests(
-                self._store.records,
+                lambda: self._store.records(damaged=[]),
                 env=config.env,
                 tokenizer=self._tokenizer.digest,
                 descendants_only=bool(config.redis_url),
@@ -231,7 +231,7 @@ class _Course:
         """Return the worlds whose history is ours to archive: on our own server all, on another this run's."""
         if self._config.redis_url:
             return [planned.world for planned in (*self._grounded, *self._dreamed) if self._is_there(planned)]
-        return [record.world for record in store.records()]
+        return [record.world for record in store.records(damaged=[])]
 
     def note(self, text: str) -> None:
         """Let a person know; from any thread."""

@@ -53,6 +53,14 @@ def fork(worlds: Any, of: str, *arguments: str) -> str:
     return str(found["worlds"][0]["id"])
 
 
+def lose_tick(made: SmallRun, world: str, tick: int) -> None:
+    """Take one tick from a world's log."""
+    with made.opened() as opened:
+        link, key = opened.store._link, f"w:{{{world}}}:l"
+        ((name, _),) = link.one("XRANGE", key, tick, tick)
+        link.one("XDEL", key, name)
+
+
 def test_every_answer_has_the_same_shape(made: SmallRun, worlds: Any, tmp_path: Path) -> None:
     world = fork(worlds, made.world)
     file = str(tmp_path / "w.zip")
@@ -95,7 +103,11 @@ def test_what_is_wrong_is_told_in_a_sentence(made: SmallRun, worlds: Any, tmp_pa
         (("verify",), "--all"),
         (("delete", made.world), "--yes"),
         (("export", made.world, str(taken)), "exists already"),
+        (("export", made.world, str(tmp_path / "none" / "w.zip")), "cannot be written"),
+        (("replay", made.world, "--gif", str(tmp_path / "none" / "w.gif")), "cannot be written"),
         (("import", str(taken)), "zip"),
+        (("import", str(tmp_path / "none.zip")), "No such file"),
+        (("list", "--redis-url", "redis://127.0.0.1:1"), "Start the server"),
     ):
         code, told = worlds(*command)
         assert code == 2, command
@@ -192,12 +204,7 @@ def test_a_world_that_has_forks_is_not_deleted(made: SmallRun, worlds: Any) -> N
 def test_a_damaged_world_is_quarantined_and_repaired_only_when_asked(made: SmallRun, worlds: Any) -> None:
     _, found = worlds("rewind", made.world, "--to", "95")
     world = found["worlds"][0]["id"]
-    with made.opened() as opened:
-        link, key = opened.store._link, f"w:{{{world}}}:l"
-        entries = link.one("XRANGE", key, "93", "93")
-        (name, fields) = entries[0]
-        link.one("XDEL", key, name)
-        assert fields
+    lose_tick(made, world, 93)
     code, found = worlds("verify", world)
     assert (code, found["worlds"][0]["verified"], found["worlds"][0]["state"]) == (1, False, "quarantined")
     code, told = worlds("resume", world)
@@ -209,6 +216,50 @@ def test_a_damaged_world_is_quarantined_and_repaired_only_when_asked(made: Small
     assert found["worlds"][0]["state"] == "running"
     assert worlds("show", world)[1]["state_digest"] == made.digests[92].hex()
     assert worlds("verify", world)[0] == 0
+
+
+def test_a_damaged_world_with_forks_is_not_rolled_back_behind_them_and_a_way_out_is_told(
+    made: SmallRun, worlds: Any
+) -> None:
+    world = worlds("rewind", made.world, "--to", "95")[1]["worlds"][0]["id"]
+    child = fork(worlds, world, "--dream")
+    lose_tick(made, world, 93)
+    assert worlds("verify", world)[0] == 1
+    code, told = worlds("repair", world, "--to", "92")
+    assert code == 2
+    assert child in told
+    assert f"worlds fork {world} --at 92" in told
+    sound = fork(worlds, world, "--at", "92")
+    assert worlds("verify", sound, child)[0] == 0
+
+
+def test_a_world_whose_record_is_damaged_is_listed_found_and_deleted_and_hides_no_other(
+    made: SmallRun, worlds: Any
+) -> None:
+    world = fork(worlds, made.world, "--dream")
+    with made.opened() as opened:
+        opened.store._link.one("HSET", f"w:{{{world}}}:m", "kind", "cheese")
+    for page in ((), ("--limit", "100")):
+        listed = {told["id"]: told["state"] for told in worlds("list", *page)[1]}
+        assert (listed[world], listed[made.world]) == ("damaged", "running")
+        assert worlds("list", *page, as_json=False)[0] == 0
+    code, found = worlds("verify", "--all")
+    verdicts = {told["id"]: told["verified"] for told in found["worlds"]}
+    assert (code, verdicts[world], verdicts[made.world]) == (1, False, True)
+    assert any("cheese" in note for note in found["notes"])
+    assert worlds("verify", world, as_json=False)[0] == 1
+    assert worlds("show", world)[0] == 2
+    assert worlds("delete", world, "--yes")[1]["worlds"][0]["state"] == "deleted"
+    assert world not in [told["id"] for told in worlds("list")[1]]
+    with made.opened() as opened:
+        assert world not in [pin.child for pin in opened.history.kept.pins(made.world)]
+
+
+def test_what_is_not_forgotten_of_what_was_asked_is_told(made: SmallRun, worlds: Any) -> None:
+    world = worlds("rewind", made.world, "--to", "95")[1]["worlds"][0]["id"]
+    _, found = worlds("archive", world, "--everything", "--forget-before", "94")
+    assert found["worlds"][0]["begins"] < 94
+    assert "whole segments" in found["notes"][0]
 
 
 def test_worlds_are_listed_in_pages(made: SmallRun, worlds: Any) -> None:

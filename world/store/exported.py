@@ -1,12 +1,15 @@
 """Export: one world's own line as a zip of a manifest and frames, verified on the way out."""
 
+import errno
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from world.errors import ConfigError, DiskFull
 from world.snapshot import WorldId
 from world.store.archive import content_name
 from world.store.codec import seal_snapshot, snapshot_payload
@@ -30,7 +33,9 @@ class Exported:
 
 
 def export_world(history: History, world: WorldId, path: Path) -> Exported:
-    """Write a world's own line, verified, to a new zip file. Raises `CorruptRecord`, `NoHistory`, `ImportRefused`."""
+    """Write a world's own line, verified, to a new zip file. Raises `CorruptRecord`, `NoHistory`, `DiskFull`,
+    and `ConfigError` for a file that cannot be written.
+    """
     past = history.kept.past(world)
     newest = history.reach(world, past.record.tick)
     record = past.record
@@ -66,8 +71,13 @@ def export_world(history: History, world: WorldId, path: Path) -> Exported:
             )
             _write(file, MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)))
         partial.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space for the exported world; free some on that disk") from error
+        raise ConfigError(f"{path}: it cannot be written ({error.strerror})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     first = cold[0].first if cold else newest.at + 1
     return Exported(path, record.tick, first, len(cold) + len(hot), path.stat().st_size)
 
