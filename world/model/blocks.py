@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EPSILON = torch.finfo(torch.float32).eps
-"""Of norms, in whatever precision: that of bfloat16 itself would shrink small features."""
+from world.model.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -20,7 +19,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (…, D) at unit scale."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), _EPSILON)
+        return rms_norm(x, self.weight)
 
 
 class GatedMLP(nn.Module):
