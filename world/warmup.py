@@ -190,7 +190,9 @@ def record_held_out(
 
 def _truth(ticker: Ticker, world: LiveWorld, tokenizer: Tokenizer) -> Uint16Array | None:
     env: object = world.env
-    if isinstance(env, Revealed) and isinstance(tokenizer, PatchTokenizer):
+    # The cells of a screen are no places of the environment's.
+    is_map = bool(tokenizer.layout.map_rows)
+    if is_map and isinstance(env, Revealed) and isinstance(tokenizer, PatchTokenizer):
         return tokenizer.encode_patches(env.patches_at(*ticker.window_cells(world)))
     return None
 

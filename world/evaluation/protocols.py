@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from world.errors import ConfigError, EnvironmentUnusable
+from world.evaluation.agreement import screen_scores
 from world.evaluation.by_age import chance_gaps, homestead_chances, nll_by_age
 from world.evaluation.codes import CodeTable
 from world.evaluation.consistency import Consistency, consistency_scores
@@ -32,6 +33,7 @@ from world.evaluation.prompted import prompt_scores
 from world.evaluation.questions import question_scores
 from world.evaluation.revisit import NO_TRUTH, revisit_scores
 from world.evaluation.rollout import Rollouts, rollout_scores, worst_episodes
+from world.evaluation.screens import dreamt_views, true_views
 from world.field import UNSEEN, Uint16Array
 from world.model.world_model import WorldModel
 from world.trajectory import STAY, Transitions
@@ -39,6 +41,7 @@ from world.trajectory import STAY, Transitions
 PROTOCOLS = (
     "one-step",
     "questions",
+    "agreement",
     "rollout",
     "revisit",
     "cross-agent",
@@ -133,6 +136,7 @@ class Evaluation:
         self._stage, self._model, self._config = stage, model, config
         self._reviver, self._progress = reviver, progress
         self._table = CodeTable.of(stage.tokenizer)
+        self._is_map = bool(stage.tokenizer.layout.map_rows)
         self._recorded: Recording | None = None
         self._returns: ReturnPlay | None = None
         self._interrupted = False
@@ -142,6 +146,7 @@ class Evaluation:
         runs: dict[str, Callable[[], Report]] = {
             "one-step": self._one_step,
             "questions": self._questions,
+            "agreement": self._agreement,
             "rollout": self._rollout,
             "revisit": self._revisit,
             "cross-agent": self._cross_agent,
@@ -160,7 +165,9 @@ class Evaluation:
         if not record.rows:
             return self._report("one-step", Scores({}, {}), 0)
         held_out, ages = record.held_out()
-        chances = homestead_chances(held_out.ticks, self._table, ages) if self._table else None
+        # On a screen a cell is no place: what is seen there next is something else that came into view.
+        told = self._table if self._is_map else None
+        chances = homestead_chances(held_out.ticks, told, ages) if told else None
         answers = ask(self._model, held_out, asked=chances.asked if chances else None)
         tokenizer = self._stage.tokenizer
         parts = [
@@ -177,6 +184,21 @@ class Evaluation:
         if not record.rows:
             return self._report("questions", Scores({}, {}), 0)
         return self._report("questions", question_scores(self._model, record.held_out()[0]), len(record.rows))
+
+    def _agreement(self) -> Report:
+        table = self._table
+        if table is None:
+            raise EnvironmentUnusable(f"{self._stage.env_name}: who looks where is known in homestead alone")
+        record, margin = self._recording(), self._stage.margin
+        if not record.rows:
+            return self._report("agreement", Scores({}, {}), 0)
+        ticks = record.held_out()[0].ticks
+        if ticks.num_agents < 2:
+            raise EnvironmentUnusable(f"{self._stage.env_name}: has one agent, and nobody it could agree with")
+        truth, last = true_views(ticks, np.stack(record.stands), table, margin)
+        known = self._stage.tokenizer.num_tokens
+        dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known)
+        return self._report("agreement", screen_scores(truth, last, dreams), len(record.rows))
 
     def _recording(self) -> Recording:
         """Return ticks of held-out worlds; of fewer, if it is interrupted."""
@@ -304,8 +326,8 @@ class Evaluation:
         return self._report("events", prompt_scores(prompted, play.phrases), pairs)
 
     def _invariants(self) -> Report:
-        if self._table is None:
-            raise EnvironmentUnusable(f"{self._stage.env_name}: its laws are known of homestead alone")
+        if self._table is None or not self._is_map:
+            raise EnvironmentUnusable(f"{self._stage.env_name}: its laws are known of homestead's map alone")
         config, table, found = self._config, self._table, Consistency()
         play = RolloutPlay(Rollouts(self._stage.tokenizer.layout.map_rows))
         self._until_interrupted(

@@ -22,7 +22,6 @@ from world.trajectory import NUM_DISPLACEMENTS
 
 NUM_IDENTITIES = 64
 NUM_MEMORY_SLOTS = 2
-NUM_HUBS = 8
 _FARTHEST = 32
 """Cells from the centre of a window; what is farther away is told to be this far."""
 
@@ -46,6 +45,8 @@ class DynamicsConfig:
     """Blocks between the displacements and the cells, in order."""
     token_width: int = 64
     """Width in which tokens are embedded and told apart."""
+    num_hubs: int = 8
+    """Slots through which screens that share no map hear of each other; 0: each is foretold by itself."""
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or (self.width // self.num_heads) % 4:
@@ -56,6 +57,8 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.mixing is 'local' or 'global', got {self.mixing!r}")
         if unknown := set(self.outcome_blocks) - {"local", "global"}:
             raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
+        if self.num_hubs < 0:
+            raise ConfigError(f"dynamics.num_hubs must be >= 0, got {self.num_hubs}")
 
     def global_block(self) -> GlobalBlock:
         """Return a new block of attention of this size."""
@@ -183,7 +186,7 @@ class Dynamics(nn.Module):
             LocalBlock(width, config.hidden) if kind == "local" else config.global_block()
             for kind in config.outcome_blocks
         )
-        self.hubs = None if has_pose else Hubs(config)
+        self.hubs = None if has_pose or not config.num_hubs else Hubs(config)
         self.displacement_head = nn.Sequential(
             RMSNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, NUM_DISPLACEMENTS)
         )
@@ -309,7 +312,7 @@ class Dynamics(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return own slots (N, 1 + S, D), places of all queries, the other slots (N, J, D) and their places.
 
-        The others are the other agents, memory slots, event slots and, on screens, hubs.
+        The others are memory slots, event slots, and the other agents; on screens, hubs stand for those.
         """
         batch, num_agents = slots.poses.shape[:2]
         num, height, width, _ = cells.shape
@@ -319,19 +322,20 @@ class Dynamics(nn.Module):
         own = torch.cat([agents[:, None], status.to(agents.dtype)], dim=1)
         place = torch.cat([grid, grid.new_zeros(own.shape[1], 2)]).expand(num, -1, -1)
         memory = self.memory_slots(slots.memory.flatten(0, 1)).unflatten(-1, (NUM_MEMORY_SLOTS, -1))
-        # Everybody but oneself: agent a's others are a + 1, a + 2, … round the circle.
-        around = torch.arange(num_agents, device=device)
-        order = (around[:, None] + around[None, 1:]) % num_agents
-        relative = (slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1)
-        others = [agents.view(batch, num_agents, -1)[:, order].flatten(0, 1), memory]
-        places = [relative, relative.new_zeros(num, NUM_MEMORY_SLOTS, 2)]
+        others, places = [memory], [place.new_zeros(num, NUM_MEMORY_SLOTS, 2)]
+        if self.has_pose:
+            # Everybody but oneself: agent a's others are a + 1, a + 2, … round the circle.
+            around = torch.arange(num_agents, device=device)
+            order = (around[:, None] + around[None, 1:]) % num_agents
+            others.append(agents.view(batch, num_agents, -1)[:, order].flatten(0, 1))
+            places.append((slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1))
         if self.event is not None:
             others.append(self._events(slots).repeat_interleave(num_agents, dim=0))
             places.append((slots.events[:, None, :, 1:] - slots.poses[:, :, None]).flatten(0, 1))
         if self.hubs is not None:
-            hubs = self.hubs(cells.reshape(batch, -1, cells.shape[-1]), grid.repeat(num_agents, 1))
+            hubs = self.hubs(cells.flatten(1, 2), agents, grid, num_agents)
             others.append(hubs.repeat_interleave(num_agents, dim=0))
-            places.append(relative.new_zeros(num, NUM_HUBS, 2))
+            places.append(place.new_zeros(num, hubs.shape[1], 2))
         return (
             own,
             place,
@@ -341,21 +345,25 @@ class Dynamics(nn.Module):
 
 
 class Hubs(nn.Module):
-    """A world's own slots, which read the screens of all its agents: what joins screens that share no map.
+    """A world's own slots, which read the screens of all its agents and what these do: what joins screens that share
+    no map.
 
     Cost is linear in agents, and their number is free (γ-World's hub tokens).
     """
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
-        self.start = nn.Parameter(torch.randn(NUM_HUBS, config.width) * config.width**-0.5)
+        self.start = nn.Parameter(torch.randn(config.num_hubs, config.width) * config.width**-0.5)
         self.read = config.global_block()
 
-    def forward(self, cells: Tensor, places: Tensor) -> Tensor:
-        """Return hubs (B, 8, D) from the cells of all screens (B, A·P, D) at places (A·P, 2) on them."""
-        batch = cells.shape[0]
+    def forward(self, cells: Tensor, agents: Tensor, grid: Tensor, num_agents: int) -> Tensor:
+        """Return hubs (B, hubs, D) from the cells of all screens (N, P, D), at places (P, 2), and agents (N, D)."""
+        read = torch.cat([cells, agents[:, None].to(cells.dtype)], dim=1)
+        read = read.reshape(-1, num_agents * read.shape[1], read.shape[2])
+        batch, num_hubs = len(read), len(self.start)
+        places = torch.cat([grid, grid.new_zeros(1, 2)]).repeat(num_agents, 1).expand(batch, -1, -1)
         hubs = self.start.to(cells.dtype).expand(batch, -1, -1)
-        return self.read(hubs, cells, places.new_zeros(batch, NUM_HUBS, 2), places.expand(batch, -1, -1))  # type: ignore[no-any-return]
+        return self.read(hubs, read, grid.new_zeros(batch, num_hubs, 2), places)  # type: ignore[no-any-return]
 
 
 class TokenHead(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from world.envs.grounded import Int32Array
+from world.envs.homestead.grounded import HomesteadGrounded
 from world.evaluation.by_age import Ages
 from world.evaluation.one_step import HeldOut
 from world.evaluation.plays.stage import Progress, Stage
@@ -25,6 +26,8 @@ class Recording:
     truths: list[Uint16Array] = field(default_factory=list)
     of_token: list[Int32Array] = field(default_factory=list)
     unseen_for: list[Int32Array] = field(default_factory=list)
+    stands: list[Int32Array] = field(default_factory=list)
+    """(A, 3) of homesteads: row and column where each agent truly is after the tick, and which heading its view has."""
 
     def held_out(self) -> tuple[HeldOut, Ages]:
         """Return the ticks as columns. There must be one at least."""
@@ -46,7 +49,7 @@ def record_ticks(
             stage.ticker.tick(worlds)
             continue
         known = [_known(stage, world) for world in worlds]
-        for (truth, of_token, unseen_for), done in zip(known, stage.ticker.tick(worlds), strict=True):
+        for world, (truth, of_token, unseen_for), done in zip(worlds, known, stage.ticker.tick(worlds), strict=True):
             if done.row is None:
                 continue
             record.rows.append(done.row)
@@ -54,6 +57,8 @@ def record_ticks(
             record.unseen_for.append(unseen_for)
             if truth is not None:
                 record.truths.append(truth)
+            if isinstance(world.env, HomesteadGrounded):
+                record.stands.append(_stands(world.env))
 
 
 def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Array, Int32Array]:
@@ -63,3 +68,8 @@ def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Arr
     _, set_at, seen_at = snapshot.field.layers[layer].read(y, x)
     ages = [np.where(at == NEVER, NEVER, snapshot.tick - at).astype(np.int32) for at in (set_at[..., 0], seen_at)]
     return stage.truth_at(world, y, x), ages[0], ages[1]
+
+
+def _stands(env: HomesteadGrounded) -> Int32Array:
+    facing = env.simulation.state.facing if env.config.orientation == "heading" else [0] * env.config.num_agents
+    return np.column_stack([env.simulation.poses(), facing]).astype(np.int32)

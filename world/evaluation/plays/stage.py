@@ -140,9 +140,11 @@ class Stage:
         return told
 
     def truth_at(self, world: LiveWorld, y: Int32Array, x: Int32Array) -> Uint16Array | None:
-        """Return what is truly in cells (…) now, as tokens; None where the environment or the tokenizer cannot tell."""
+        """Return what is truly in map cells (…) now, as tokens; None where environment or tokenizer cannot tell."""
         env: object = world.env
-        if isinstance(env, Revealed) and isinstance(self.tokenizer, PatchTokenizer):
+        # The cells of a screen are no places of the environment's.
+        is_map = bool(self.tokenizer.layout.map_rows)
+        if is_map and isinstance(env, Revealed) and isinstance(self.tokenizer, PatchTokenizer):
             return self.tokenizer.encode_patches(env.patches_at(y, x))
         return None
 
