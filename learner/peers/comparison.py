@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner.allocation import keep_freed_memory
 from learner.frames import read_segment
 from learner.peers.contenders import NAMES, SPATIO_TEMPORAL, Contender, FramesContender, contender, view_of
 from learner.peers.frames import Columns
@@ -51,17 +52,17 @@ class ComparisonConfig:
     """Processor seconds that each architecture is trained for."""
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """Peaks that are tried."""
-    trial_share: float = 0.125
+    trial_share: float = 0.1
     """Part of `seconds` for which each of them is tried."""
-    train_worlds: int = 32
+    train_worlds: int = 16
     """Recorded worlds that are trained on."""
     validation_worlds: int = 4
     test_worlds: int = 16
-    world_ticks: int = 600
+    world_ticks: int = 500
     """Ticks that each held-out world lives."""
-    first: int = 200
+    first: int = 180
     """Tick from which on it is asked about."""
-    stride: int = 4
+    stride: int = 16
     """Every which tick is asked about."""
     seed: int = 0
 
@@ -126,6 +127,7 @@ def compare(data: Path, config: ComparisonConfig, tell: Callable[[str], None]) -
 def train_one(job: Job) -> Trained:
     """Train one architecture until its processor seconds are used up, and ask it."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     source = _Source.open(job.data)
     chunks = source.chunks(job.config.train_worlds)
     worlds = [load_held_out(path).ticks for path in job.held_out]
@@ -245,6 +247,7 @@ def _tried(
         for name, trained in zip(NAMES, pool.map(train_one, jobs), strict=True):
             found = scores(asked, trained.foreseen, frames, seed=config.seed)
             bits[name][rate] = found["nll_bits"].value
+            tell(f"  {name}: {bits[name][rate]:.2f} bits after {trained.steps} steps")
     chosen = {name: min(tried, key=tried.__getitem__) for name, tried in bits.items()}
     return chosen, {name: {f"{rate:g}": value for rate, value in tried.items()} for name, tried in bits.items()}
 
