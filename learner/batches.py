@@ -15,6 +15,7 @@ from torch import Tensor
 
 from world.errors import ConfigError
 from world.model.dynamics import NUM_IDENTITIES
+from world.model.memory.recall import recalled_in_order
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots
 
 
@@ -97,13 +98,20 @@ def make_batch(
     config: MaskingConfig,
     rng: np.random.Generator,
     past_ticks: int = 0,
+    num_recalled: int = 0,
+    has_pose: bool = True,
 ) -> Batch:
-    """Fold columns (B, C + L, A, …) of `Transitions`, of which the first C are past, and draw identities and masks."""
+    """Fold columns (B, C + L, A, …) of `Transitions`, of which the first C are past, and draw identities and masks.
+
+    Where the model has slots for `num_recalled` items, what an episodic memory brings back is found by living through
+    the sequences.
+    """
+    recalled = _recalled(columns, past_ticks, num_recalled, has_pose=has_pose) if num_recalled else None
     past = {name: column[:, :past_ticks] for name, column in columns.items()}
     columns = {name: column[:, past_ticks:] for name, column in columns.items()}
     batch, ticks, agents = columns["actions"].shape
     identity = np.stack([rng.permutation(NUM_IDENTITIES)[:agents] for _ in range(batch)])
-    slots = _slots(columns, identity)
+    slots = _slots(columns, identity, recalled)
     next_tokens, next_status = _long(columns["next_tokens"]), _long(columns["next_status"])
     displacement = _long(columns["displacement"])
     rows = batch * ticks
@@ -138,12 +146,38 @@ def make_batch(
     )
 
 
-def _slots(columns: Mapping[str, NDArray[np.generic]], identity: NDArray[np.integer]) -> Slots:
+def _recalled(
+    columns: Mapping[str, NDArray[Any]], past_ticks: int, count: int, *, has_pose: bool
+) -> NDArray[np.integer]:
+    """Return what is recalled before each tick that is asked for: (B·L, A, M, F)."""
+    asked = np.arange(columns["actions"].shape[1]) >= past_ticks
+    lived = [
+        recalled_in_order(
+            columns["tokens"][sequence, ..., 0],
+            columns["poses"][sequence],
+            columns["actions"][sequence],
+            columns["rewards"][sequence],
+            columns["is_first"][sequence],
+            count=count,
+            asked=asked,
+            has_pose=has_pose,
+        )
+        for sequence in range(len(columns["actions"]))
+    ]
+    return _fold(np.stack(lived)[:, past_ticks:])
+
+
+def _slots(
+    columns: Mapping[str, NDArray[np.generic]],
+    identity: NDArray[np.integer],
+    recalled: NDArray[np.integer] | None = None,
+) -> Slots:
     """Fold what was known in columns (B, L, A, …), under identities (B, A) that hold throughout."""
     return Slots.from_arrays(
         **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns", "events")},
         memory=_fold(np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)),
         identity=_fold(np.broadcast_to(identity[:, None], columns["actions"].shape)),
+        recalled=recalled,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from learner.batches import MaskingConfig, make_batch
 from learner.error_bank import ErrorBank
-from learner.losses import LossConfig, world_model_loss
+from learner.losses import LossConfig, cells_asked, world_model_loss
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
@@ -49,6 +49,8 @@ class LearnerConfig:
     """Largest share of known cells that hold one of the model's own errors (`learner.error_bank`)."""
     bfloat16: bool = True
     """Compute in bfloat16, keep parameters in float32."""
+    compiled: bool = False
+    """Compile the loss, on a GPU into CUDA graphs. The first steps, and each new number of sequences, take minutes."""
     gate_f1: float = 0.6
     """Changed-token F1 on known cells of held-out worlds from which on worlds may be dreamed."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -120,6 +122,10 @@ class Learner:
         )
         self._rng = np.random.default_rng(seed)
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
+        self._loss = world_model_loss
+        if config.compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._loss = torch.compile(world_model_loss, mode=mode, dynamic=False)
 
     def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
         """Improve the weights by one batch of columns (B, C + L, A, …) of `Transitions`.
@@ -136,12 +142,16 @@ class Learner:
             config=self.config.masking,
             rng=self._rng,
             past_ticks=self.config.past_ticks,
+            num_recalled=self.model.config.dynamics.num_recalled,
+            has_pose=self.model.dynamics.has_pose,
         ).to(self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            parts = world_model_loss(self.model, batch, self.config.loss, self._errors)
+        # Before the loss: a CUDA graph that runs again writes over the gradients that it left.
         self._optimizer.zero_grad(set_to_none=True)
+        asked = cells_asked(self.model, batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            parts = self._loss(self.model, batch, self.config.loss, self._errors, asked)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         finite = math.isfinite(norm)
@@ -159,9 +169,13 @@ class Learner:
 
     def evaluate(self, *, baselines: bool = True) -> Evaluation:
         """Judge the averaged weights on the held-out worlds, beside all baselines or, in a third of the time, one."""
-        self._judged.load_state_dict(self._average)
-        metrics = evaluate(self._judged, self._tokenizer, self._held_out, baselines=baselines)
+        metrics = evaluate(self.judged(), self._tokenizer, self._held_out, baselines=baselines)
         return Evaluation(self.step, metrics, metrics["changed_f1_known"].value >= self.config.gate_f1)
+
+    def judged(self) -> WorldModel:
+        """Return the model with the averaged weights, which the next call overwrites."""
+        self._judged.load_state_dict(self._average)
+        return self._judged
 
     def weights(self, *, epoch: int, version: int) -> WeightSet:
         """Return the averaged weights, to be published."""

@@ -64,6 +64,11 @@ class Ticker:
     """Advances worlds of one environment. Without weights it can only tick grounded ones, without memory."""
 
     def __init__(self, spec: EnvSpec, tokenizer: Tokenizer, config: TickConfig, model_config: WorldModelConfig) -> None:
+        if model_config.dynamics.num_recalled:
+            raise ConfigError(
+                "dynamics.num_recalled must be 0 in worlds that live: what an episodic memory holds is not committed"
+                f" with a tick; got {model_config.dynamics.num_recalled}"
+            )
         self._tokenizer, self._filter, self._config = tokenizer, Filter(tokenizer), config
         self._margin = config.margin if spec.layout.map_rows else 0
         self._spec = spec

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from world.errors import ConfigError
 from world.field import DEPTH, NUM_AGE_BUCKETS
 from world.model.blocks import CellAttention, GlobalBlock, LocalBlock, RMSNorm
+from world.model.memory.recall import RecallSlots
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.trajectory import NUM_DISPLACEMENTS
 
@@ -45,6 +46,8 @@ class DynamicsConfig:
     """Blocks between the displacements and the cells, in order."""
     token_width: int = 64
     """Width in which tokens are embedded and told apart."""
+    num_recalled: int = 0
+    """Slots for what an episodic memory brings back; 0: the model has none."""
     num_hubs: int = 8
     """Slots through which screens that share no map hear of each other; 0: each is foretold by itself."""
 
@@ -55,6 +58,8 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
         if self.mixing not in ("local", "global"):
             raise ConfigError(f"dynamics.mixing is 'local' or 'global', got {self.mixing!r}")
+        if self.num_recalled < 0:
+            raise ConfigError(f"dynamics.num_recalled must be >= 0, got {self.num_recalled}")
         if unknown := set(self.outcome_blocks) - {"local", "global"}:
             raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
         if self.num_hubs < 0:
@@ -175,6 +180,7 @@ class Dynamics(nn.Module):
         self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.02)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
         self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
+        self.recall = RecallSlots(config.token_width, width) if config.num_recalled else None
         self.presence = nn.Linear(width, width)
         self.intent = nn.Linear(width, width)
         self.arrival = nn.Linear(width, width)
@@ -329,6 +335,10 @@ class Dynamics(nn.Module):
             order = (around[:, None] + around[None, 1:]) % num_agents
             others.append(agents.view(batch, num_agents, -1)[:, order].flatten(0, 1))
             places.append((slots.poses[:, order] - slots.poses[:, :, None]).flatten(0, 1))
+        if self.recall is not None:
+            recalled = self.recall(slots.recalled.flatten(0, 1), self.table.weight, self.action.weight)
+            others.append(recalled[0])
+            places.append(recalled[1])
         if self.event is not None:
             others.append(self._events(slots).repeat_interleave(num_agents, dim=0))
             places.append((slots.events[:, None, :, 1:] - slots.poses[:, :, None]).flatten(0, 1))

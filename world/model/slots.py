@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world.model.memory.recall import nothing_recalled
+
 UNKNOWN_DISPLACEMENT = 10
 """Given in place of a displacement class that is asked for."""
 
@@ -35,6 +37,8 @@ class Slots:
     """(B, A) in [0, NUM_IDENTITIES): who is who. Drawn anew for every sequence, so that no agent is special."""
     events: Tensor
     """(B, E, 3) world events of this tick: kind, y, x; kind 0 is an empty slot."""
+    recalled: Tensor
+    """(B, A, M, F) what each agent recalls, as `world.model.memory.recall` says; most models have no slots for it."""
 
     @property
     def num_windows(self) -> int:
@@ -51,9 +55,19 @@ class Slots:
 
     @classmethod
     def from_arrays(
-        cls, *, tokens: Any, ages: Any, status: Any, poses: Any, turns: Any, memory: Any, identity: Any, events: Any
+        cls,
+        *,
+        tokens: Any,
+        ages: Any,
+        status: Any,
+        poses: Any,
+        turns: Any,
+        memory: Any,
+        identity: Any,
+        events: Any,
+        recalled: Any = None,
     ) -> "Slots":
-        """Convert numpy columns of shapes as above."""
+        """Convert numpy columns of shapes as above; without `recalled` nothing is."""
         integers = {
             "tokens": tokens,
             "ages": ages,
@@ -62,6 +76,7 @@ class Slots:
             "turns": turns,
             "identity": identity,
             "events": events,
+            "recalled": nothing_recalled(*poses.shape[:2]) if recalled is None else recalled,
         }
         return cls(
             memory=torch.from_numpy(np.array(memory, np.float32)),
