@@ -16,6 +16,7 @@ from learner.start import NOTHING
 from learner.training import TrainingConfig
 from world.errors import ConfigError
 from world.model.dynamics import DynamicsConfig
+from world.model.fsq import FsqConfig
 from world.model.world_model import WorldModelConfig, small
 from world.warmup import WarmupConfig
 
@@ -60,7 +61,10 @@ def crafter() -> RunConfig:
         limiter=_limiter(2.0),
         learner=LearnerConfig(batch_sequences=32),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
-        recording=RecordingConfig(num_worlds=20, world_ticks=10_000),
+        recording=RecordingConfig(num_worlds=20, world_ticks=10_000, worlds_at_once=4, num_processes=2),
+        training=TrainingConfig(torch_threads=1),
+        # Nights come each 300 ticks, and are to be judged too.
+        warmup=WarmupConfig(fsq=FsqConfig(seconds=400.0), held_out_seeds=24, held_out_ticks=400, held_out_stride=8),
     )
 
 

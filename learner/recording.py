@@ -4,13 +4,15 @@ The shard is what a learner trains from without Ray or Redis. A recording that w
 that are not finished.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from learner.durable import write_file
+from learner.recorders import Recorders, Stopped
 from learner.replay import ReplayConfig, ReplayShard
 from world.errors import ConfigError, ReplayError
 from world.live import begin
@@ -18,12 +20,15 @@ from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModelConfig
 from world.snapshot import WorldId
 from world.tick import TickConfig, Ticker
-from world.trajectory import ChunkBuilder
+from world.trajectory import Chunk, ChunkBuilder
 
 SEGMENTS = "segments"
 _LEDGER_FILE = "recording.json"
 _SEED_STRIDE = 1_000_003
 _EPOCH = 1
+_WHAT = "recording worlds"
+
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +43,13 @@ class RecordingConfig:
     """Ticks of a chunk: sequences, and what memory is run over before them, lie within one."""
     worlds_at_once: int = 8
     """Worlds that live at one time: what an interrupted recording repeats at most."""
+    num_processes: int = 1
+    """Processes in which they live; more than one for environments that are slow."""
     budget_bytes: int = 3 << 29
     """Memory of the ring that holds all of it while it is trained from."""
 
     def __post_init__(self) -> None:
-        for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "budget_bytes"):
+        for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "num_processes", "budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recording.{name} must be >= 1, got {getattr(self, name)}")
         if self.world_ticks <= self.chunk_ticks:
@@ -82,6 +89,10 @@ class _Ledger:
     num_finished: int = 0
 
 
+_Task = tuple[int, RecordedWorlds, RecordingConfig, Tokenizer]
+"""Which world is to live, and how."""
+
+
 def record(
     directory: Path,
     worlds: RecordedWorlds,
@@ -89,30 +100,76 @@ def record(
     shard: ReplayShard,
     *,
     tokenizer: Tokenizer,
-    progress: Callable[[str, float], None],
+    progress: Progress,
 ) -> None:
     """Record into `shard`, which lies in the directory's `SEGMENTS`, whatever is not there yet.
 
     Raises `ConfigError` where something else was recorded in the directory, or the shard cannot hold all of it.
     """
     ledger = _ledger(directory, worlds, config)
-    while ledger.num_finished < config.num_worlds:
-        end = min(ledger.num_finished + config.worlds_at_once, config.num_worlds)
-        _record_worlds(range(ledger.num_finished, end), ledger, shard, tokenizer, progress)
-        shard.state()  # Durable, before the ledger says so.
-        ledger = replace(ledger, num_finished=end)
-        write_file(directory / _LEDGER_FILE, msgspec.json.encode(ledger))
+    left = range(ledger.num_finished, config.num_worlds)
+    source = _apart if config.num_processes > 1 else _together
+    with closing(source(left, worlds, config, tokenizer, progress)) as groups:
+        for chunks in groups if left else ():
+            for chunk in chunks:
+                shard.insert(chunk)
+            _check_room(shard, config)
+            shard.state()  # Durable, before the ledger says so.
+            finished = min(ledger.num_finished + config.worlds_at_once, config.num_worlds)
+            ledger = replace(ledger, num_finished=finished)
+            write_file(directory / _LEDGER_FILE, msgspec.json.encode(ledger))
     _check_held(shard, config)
 
 
-def _record_worlds(
-    indices: range,
-    ledger: _Ledger,
-    shard: ReplayShard,
-    tokenizer: Tokenizer,
-    progress: Callable[[str, float], None],
-) -> None:
-    of, config = ledger.worlds, ledger.config
+def _groups(left: range, config: RecordingConfig) -> list[range]:
+    """Return the worlds that are left in groups that live at one time."""
+    return [left[first : first + config.worlds_at_once] for first in range(0, len(left), config.worlds_at_once)]
+
+
+def _together(
+    left: range, of: RecordedWorlds, config: RecordingConfig, tokenizer: Tokenizer, progress: Progress
+) -> Generator[Iterator[Chunk], None, None]:
+    """Yield the lives of each group of worlds, which are lived as they are read."""
+    for indices in _groups(left, config):
+
+        def tell(done: float, indices: range = indices) -> None:
+            progress(_WHAT, (indices.start + len(indices) * done) / config.num_worlds)
+
+        yield _lives(indices, of, config, tokenizer, tell)
+
+
+def _apart(
+    left: range, of: RecordedWorlds, config: RecordingConfig, tokenizer: Tokenizer, progress: Progress
+) -> Generator[Iterator[Chunk], None, None]:
+    """Yield the same, each world lived in one of several processes."""
+    with closing(Recorders(_life, config.num_processes)) as recorders:
+        for indices in _groups(left, config):
+            yield _told(indices, recorders, [(index, of, config, tokenizer) for index in indices], progress)
+
+
+def _told(indices: range, recorders: Recorders[_Task], tasks: list[_Task], progress: Progress) -> Iterator[Chunk]:
+    num_worlds = tasks[0][2].num_worlds
+    progress(_WHAT, indices.start / num_worlds)
+    for number, chunks in enumerate(recorders.lived(tasks), start=indices.start + 1):
+        yield from chunks
+        progress(_WHAT, number / num_worlds)
+
+
+def _life(task: _Task, stopped: Stopped) -> list[Chunk]:
+    """Return the life of one world, or what was lived of it when `stopped` says so."""
+    index, of, config, tokenizer = task
+    chunks = []
+    for chunk in _lives(range(index, index + 1), of, config, tokenizer, lambda done: None):
+        chunks.append(chunk)
+        if stopped():
+            break
+    return chunks
+
+
+def _lives(
+    indices: range, of: RecordedWorlds, config: RecordingConfig, tokenizer: Tokenizer, tell: Callable[[float], None]
+) -> Iterator[Chunk]:
+    """Yield the chunks of worlds as they live beside each other; `tell` is told which share of their ticks is over."""
     worlds = [
         begin(
             WorldId(f"recorded-{of.seed}-{index}"),
@@ -127,16 +184,14 @@ def _record_worlds(
     ticker = Ticker(worlds[0].env.spec, tokenizer, of.tick, WorldModelConfig(memory_size=of.memory_size))
     builders = [ChunkBuilder(world.world, _EPOCH, config.chunk_ticks) for world in worlds]
     for number in range(config.world_ticks):
-        share = len(worlds) * number / config.world_ticks
-        progress("recording worlds", (indices.start + share) / config.num_worlds)
+        tell(number / config.world_ticks)
         for builder, ticked in zip(builders, ticker.tick(worlds), strict=True):
             chunk = builder.add(ticked.effects.tick - 1, ticked.row) if ticked.row is not None else None
             if chunk is not None:
-                shard.insert(chunk)
+                yield chunk
     for builder in builders:
         if (rest := builder.flush()) is not None:
-            shard.insert(rest)
-    _check_room(shard, config)
+            yield rest
 
 
 def _ledger(directory: Path, worlds: RecordedWorlds, config: RecordingConfig) -> _Ledger:
@@ -147,7 +202,7 @@ def _ledger(directory: Path, worlds: RecordedWorlds, config: RecordingConfig) ->
         return _Ledger(worlds, config)
     except (msgspec.DecodeError, ValueError) as error:
         raise ReplayError(f"{path}: cannot be read ({error}); delete the directory, and record anew") from error
-    free = {"worlds_at_once": config.worlds_at_once, "budget_bytes": config.budget_bytes}
+    free = {name: getattr(config, name) for name in ("worlds_at_once", "num_processes", "budget_bytes")}
     if ledger.worlds != worlds or replace(ledger.config, **free) != config:
         raise ConfigError(
             f"{directory}: holds {ledger.worlds} {ledger.config}, asked for {worlds} {config}; choose another --data"

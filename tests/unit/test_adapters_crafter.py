@@ -69,6 +69,30 @@ def test_each_cell_of_the_image_shows_the_place_that_the_pose_says(env: CrafterG
             assert min(distance, key=distance.__getitem__) == material
 
 
+def test_the_ground_is_gathered_to_the_pixel_as_crafter_draws_it(env: CrafterGrounded) -> None:
+    from crafter import engine
+
+    env.reset(4)
+    own, world, player = env._env, env._env._world, env.player
+    shipped = engine.LocalView(world, own._textures, own._local_view._grid)
+    unit = np.array([7, 7])
+    darkest, rng = 1.0, np.random.default_rng(0)
+    for tick in range(120):
+        if tick % 20 == 0:
+            player.pos[:] = [(0, 0), (63, 63), (2, 40), (32, 32), (60, 3), (20, 61)][tick // 20]
+            player.sleeping = tick == 60
+            world.daylight = 1 - tick / 120
+        else:
+            act(env, ACTIONS[rng.integers(len(ACTIONS))])
+        darkest, luck = min(darkest, world.daylight), world.random.get_state()
+        drawn = own._local_view(player, unit)
+        ended = world.random.get_state()
+        world.random.set_state(luck)
+        np.testing.assert_array_equal(shipped(player, unit), drawn)
+        assert all(np.array_equal(a, b) for a, b in zip(world.random.get_state(), ended, strict=True)), "noise is drawn"
+    assert darkest < 0.4 and type(shipped) is not type(own._local_view)
+
+
 def test_changes_name_the_cells_that_differ_and_the_player_where_it_was_him(env: CrafterGrounded) -> None:
     env.reset(2)
     seen_own = seen_chance = False

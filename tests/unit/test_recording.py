@@ -58,6 +58,11 @@ def test_an_interrupted_recording_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
     assert _rows(again) == _rows(whole)
 
 
+def test_worlds_live_the_same_lives_in_processes_of_their_own(tmp_path: Path) -> None:
+    apart = _record(tmp_path / "apart", replace(CONFIG, num_processes=2))
+    assert _rows(apart) == _rows(_record(tmp_path / "together"))
+
+
 def test_another_recording_in_the_same_place_is_refused(tmp_path: Path) -> None:
     _record(tmp_path)
     with pytest.raises(ConfigError, match="choose another"):

@@ -163,6 +163,16 @@ def test_a_code_of_a_tile_depends_on_that_tile_alone() -> None:
     assert not changed.reshape(-1)[1:].any()
 
 
+@pytest.mark.parametrize("layout", [TILES, SCREEN])
+def test_codes_are_drawn_as_the_autoencoder_decodes_them_wherever_they_stand(layout: ViewLayout) -> None:
+    tokenizer = _fsq(layout, max_steps=3)
+    tokens = np.random.default_rng(2).integers(1, 1001, (2, layout.rows, layout.cols)).astype(np.uint16)
+    with torch.no_grad():
+        decoded = tokenizer.autoencoder.decode(scalars_of(torch.from_numpy(tokens.astype(np.int64)) - 1)) * 255
+    patches = patches_of(tokenizer.decode(tokens), layout).astype(np.float32)
+    assert np.abs(patches.reshape(decoded.shape) - decoded.numpy()).max() <= 0.5 + 1e-3
+
+
 def test_unseen_is_drawn_black_by_the_autoencoder() -> None:
     drawn = _fsq(max_steps=2).decode(np.array([[0, 1, 1000], [5, 0, 7]], np.uint16))
     assert drawn.shape == (8, 12, 3) and not drawn[:4, :4].any() and drawn[:4, 4:8].any()
