@@ -138,13 +138,24 @@ class WorldModel(nn.Module):
         newest = slots.tokens[..., 0]
         height, width = newest.shape[2:]
         y, x = max(height // 2 - 1, 0), max(width // 2 - 1, 0)
-        near = table[newest[:, :, y : y + 3, x : x + 3]].flatten(2)
+        near = F.embedding(newest[:, :, y : y + 3, x : x + 3], table).flatten(2)
         near = F.pad(near, (0, 9 * table.shape[1] - near.shape[-1]))
-        seen = table[newest].mean(dim=(2, 3))
-        status = table[slots.status].sum(dim=2) / max(slots.status.shape[2], 1)
+        seen, status = _mean_of(newest, table), _mean_of(slots.status, table)
         done = self.dynamics.action(actions)
         return torch.cat([near, seen, status, done, symlog(rewards)[..., None]], dim=-1)
 
     def num_parameters(self) -> int:
         """Parameters of all parts."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _mean_of(tokens: Tensor, table: Tensor) -> Tensor:
+    """Return the mean (B, A, E) of the rows of a table (V, E) that tokens (B, A, …) name; zeros for no tokens.
+
+    As counts times the table: to gather and add all rows, for all ticks of a past, took twice the time.
+    """
+    flat = tokens.flatten(2)
+    counts = table.new_zeros(*flat.shape[:2], len(table)).scatter_add_(
+        2, flat, torch.ones_like(flat, dtype=table.dtype)
+    )
+    return counts @ table / max(flat.shape[2], 1)  # type: ignore[no-any-return]
