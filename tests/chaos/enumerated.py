@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.chaos.acts import Act, Scene
+from tests.chaos.acts import Act
 from tests.chaos.judge import judge
 from tests.chaos.life import NUMBERS, PHASES, Phase, StruckLink, live, live_on, store_over
+from tests.chaos.scene import Scene
 from tests.chaos.server import ChaosServer
 from tests.chaos.store_writer import Notes
 from tests.chaos.variants import functions_are

@@ -88,6 +88,33 @@ local function trim_log(meta, log, keep_from, kept)
   redis.call('XTRIM', log, 'MINID', whole(bound) .. '-0')
 end
 
+-- How many bytes a log has in its ticks from one up to another.
+local function log_bytes(log, first, last)
+  local size = 0
+  for _, entry in ipairs(redis.call('XRANGE', log, whole(first), whole(last))) do
+    size = size + #entry[2][4]
+  end
+  return size
+end
+
+-- Count what the log has got since it was counted last, with each keyframe: to count with each tick would cost a tenth
+-- of a commit. At its cap of bytes the world is paused, from the next commit on.
+local function count_log(meta, log, tick, fields)
+  local stored = redis.call('HMGET', meta, 'capb', 'lb', 'lk')
+  local cap = tonumber(stored[1] or 0)
+  if cap == 0 then
+    return
+  end
+  local size = stored[2] + log_bytes(log, stored[3] + 1, tick)
+  local counted = { 'lb', whole(size), 'lk', whole(tick) }
+  if size >= cap then
+    counted = { 'lb', whole(size), 'lk', whole(tick), 'st', 'paused', 'why', 'log' }
+  end
+  for _, part in ipairs(counted) do
+    fields[#fields + 1] = part
+  end
+end
+
 -- create  KEYS m l  ARGS creation digest, tick, keyframe, then meta fields and values
 local function create(keys, args)
   local meta, log, index = keys[1], keys[2], sibling(keys[1], 'x')
@@ -99,8 +126,8 @@ local function create(keys, args)
   redis.call('UNLINK', log, index, sibling(meta, 'pin'), sibling(meta, 'in'), sibling(meta, 'rs'))
   redis.call('ZADD', index, args[2], args[2])
   -- What every commit looks up comes first: a small hash is a list, searched from its head.
-  local fields = { 'ep', '0', 'no', '', 'tk', args[2], 'dg', args[1], 'lf', '', 'lu', '0', 'wv', '0', 'st', 'running',
-    'ow', '', 'lt', '0', 'ct', args[2], 'cap', '0', 'cd', args[1], 'kt', args[2], 'bt', args[2], 'ic', '0-0', 'at', whole(now_ms()) }
+  local fields = { 'ep', '0', 'no', '', 'tk', args[2], 'dg', args[1], 'lu', '0', 'wv', '0', 'st', 'running', 'ow', '',
+    'lt', '0', 'ct', args[2], 'cap', '0', 'capb', '0', 'lb', '0', 'lk', args[2], 'cd', args[1], 'kt', args[2], 'bt', args[2], 'ic', '0-0', 'at', whole(now_ms()) }
   for i = 4, #args do
     fields[#fields + 1] = args[i]
   end
@@ -169,7 +196,7 @@ end
 -- A call in Lua costs half a microsecond, an argument a tenth: most ticks make three calls, and have no more to say.
 local function commit_world(meta, log, args, at)
   local epoch, nonce = args[at + 1], args[at + 2]
-  local stored = redis.call('HMGET', meta, 'ep', 'no', 'tk', 'st', 'ct', 'cap', 'lf')
+  local stored = redis.call('HMGET', meta, 'ep', 'no', 'tk', 'st', 'ct', 'cap')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
@@ -195,10 +222,9 @@ local function commit_world(meta, log, args, at)
     redis.call('HSET', meta, 'lu', now_ms() + redis.call('HGET', meta, 'lt'))
     return DUP
   end
-  -- Nothing that is not archived is ever trimmed: a world pauses rather than fill the server. The commit that uses up
-  -- the last bytes is taken whole, so that a world is never paused with nothing that could be archived.
-  local cap, left = tonumber(stored[6] or 0), tonumber(stored[7])
-  if (cap > 0 and tick - stored[5] > cap) or (left and left <= 0) then
+  -- Nothing that is not archived is ever trimmed: a world pauses rather than fill the server.
+  local cap = tonumber(stored[6] or 0)
+  if cap > 0 and tick - stored[5] > cap then
     redis.call('HSET', meta, 'st', 'paused', 'why', 'log')
     return not_running(meta, 'paused')
   end
@@ -212,17 +238,16 @@ local function commit_world(meta, log, args, at)
       cut_log(meta, log, committed)
       redis.call('XADD', log, id, 'd', args[ticks - 1 + 2 * i], 'e', args[ticks + 2 * i])
     end
-    left = left and left - #args[ticks + 2 * i]
   end
   local last = at + args[at]
   if last == tail then
-    redis.call('HSET', meta, 'tk', args[ticks], 'dg', args[tail - 1], 'lf', left or '')
+    redis.call('HSET', meta, 'tk', args[ticks], 'dg', args[tail - 1])
     return OK
   end
   local keyframe, cursor, lease, version = args[tail + 1], args[tail + 2], args[tail + 3], args[tail + 4]
   local ticks_kept, keyframes_kept, results_kept = string.match(args[tail + 5], '^(%d+) (%d+) (%d+)$')
   -- All that the tick moves moves in one write, which nothing can split: an input is applied with its effects, or not.
-  local fields = { 'tk', args[ticks], 'dg', args[tail - 1], 'lf', left or '', 'wv', version }
+  local fields = { 'tk', args[ticks], 'dg', args[tail - 1], 'wv', version }
   if lease ~= '' then
     fields[#fields + 1] = 'lu'
     fields[#fields + 1] = now_ms() + lease
@@ -237,6 +262,7 @@ local function commit_world(meta, log, args, at)
   if keyframe ~= '' then
     redis.call('SET', sibling(meta, 'k:' .. args[ticks]), keyframe)
     redis.call('ZADD', sibling(meta, 'x'), args[ticks], args[ticks])
+    count_log(meta, log, tick, fields)
     fields[#fields + 1] = 'kt'
     fields[#fields + 1] = args[ticks]
   end

@@ -9,21 +9,12 @@ local function digest_at(log, tick)
   return entry and entry[2][2]
 end
 
--- How many bytes a log has in its ticks from one up to another.
-local function log_bytes(log, first, last)
-  local size = 0
-  for _, entry in ipairs(redis.call('XRANGE', log, whole(first), whole(last))) do
-    size = size + #entry[2][4]
-  end
-  return size
-end
-
 -- archived  KEYS m l  ARGS archived up to, first and last tick of a segment, its last digest, its name, hot ticks,
 --                          keyframes kept, bytes that the segment's ticks have in the log
 -- The fence is what was read: whoever archived another past than the log has now cannot move on.
 local function archived(keys, args)
   local meta, log, segments = keys[1], keys[2], sibling(keys[1], 's')
-  local stored = redis.call('HMGET', meta, 'ct', 'tk', 'st', 'why', 'cap', 'capb', 'lf')
+  local stored = redis.call('HMGET', meta, 'ct', 'tk', 'st', 'why', 'cap', 'capb', 'lb', 'lk')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
@@ -41,14 +32,11 @@ local function archived(keys, args)
   -- What lies beyond was left there by a rewind, or an archiver, that failed half-way.
   redis.call('ZREMRANGEBYSCORE', segments, '(' .. stored[1], '+inf')
   redis.call('ZADD', segments, args[2], member)
-  local cap, most, left = tonumber(stored[5] or 0), tonumber(stored[6]), tonumber(stored[7])
-  local fields = { 'ct', args[3] }
-  if left then
-    left = math.min(most, left + args[8])
-    fields[#fields + 1] = 'lf'
-    fields[#fields + 1] = whole(left)
-  end
-  local short = (cap == 0 or 2 * (tick - last) <= cap) and (not left or 2 * left >= most)
+  local cap, most = tonumber(stored[5] or 0), tonumber(stored[6] or 0)
+  local counted_to = tonumber(stored[8] or 0)
+  local size = last < counted_to and math.max(0, stored[7] - args[8]) or 0
+  local fields = { 'ct', args[3], 'lb', whole(size), 'lk', whole(math.max(last, counted_to)) }
+  local short = (cap == 0 or 2 * (tick - last) <= cap) and (most == 0 or 2 * size <= most)
   if stored[3] == 'paused' and stored[4] == 'log' and short then
     for _, part in ipairs({ 'st', 'running', 'why', '' }) do
       fields[#fields + 1] = part
@@ -104,12 +92,11 @@ end
 -- append  KEYS m l  ARGS previous tick, tick, a digest and a frame for each tick between: to a world that is being made
 local function append(keys, args)
   local meta, log = keys[1], keys[2]
-  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'lf')
+  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
   local previous, tick, committed = tonumber(args[1]), tonumber(args[2]), tonumber(stored[2])
-  local left = tonumber(stored[4])
   if committed >= tick then
     return { 'DUP' }
   end
@@ -123,9 +110,8 @@ local function append(keys, args)
   cut_log(meta, log, committed)
   for i = known + 1, tick - previous do
     redis.call('XADD', log, (previous + i) .. '-0', 'd', args[1 + 2 * i], 'e', args[2 + 2 * i])
-    left = left and left - #args[2 + 2 * i]
   end
-  redis.call('HSET', meta, 'tk', args[2], 'dg', args[1 + 2 * (tick - previous)], 'lf', left or '')
+  redis.call('HSET', meta, 'tk', args[2], 'dg', args[1 + 2 * (tick - previous)])
   return { 'OK' }
 end
 
@@ -182,7 +168,7 @@ local function rewind(keys, args)
       redis.call('ZREM', sibling(meta, 'x'), args[i])
     end
   end
-  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'st', 'ow', 'lu', 'ct', 'bt', 'no', 'capb')
+  local stored = redis.call('HMGET', meta, 'ep', 'tk', 'dg', 'st', 'ow', 'lu', 'ct', 'bt', 'no')
   if not stored[1] then
     return { 'NO_WORLD' }
   end
@@ -211,10 +197,10 @@ local function rewind(keys, args)
   end
   redis.call('SET', sibling(meta, 'k:' .. args[4]), args[6])
   redis.call('ZADD', sibling(meta, 'x'), args[4], args[4])
-  local archived_to, most = math.min(to, tonumber(stored[7])), tonumber(stored[10] or 0)
+  local archived_to = math.min(to, tonumber(stored[7]))
   local fields = { 'ep', whole(tonumber(stored[1]) + 1), 'no', '', 'ow', '', 'lu', '0', 'tk', args[4], 'dg', args[5],
     'kt', args[4], 'ct', whole(archived_to), 'wv', args[7], 'st', args[8], 'why', '', 'at', whole(now),
-    'lf', most > 0 and whole(most - log_bytes(log, archived_to + 1, to)) or '' }
+    'lb', whole(log_bytes(log, archived_to + 1, to)), 'lk', args[4] }
   if to < tonumber(stored[8]) then
     for _, part in ipairs({ 'bt', args[4], 'cd', args[5] }) do
       fields[#fields + 1] = part

@@ -254,9 +254,11 @@ class InProcessWorldStore:
         held.log |= {entry.tick: entry for entry in entries}
         held.record = replace(held.record, tick=tick, weights_version=packed.weights_version)
         held.digest, held.active_at = entries[-1].digest, self._clock()
-        held.log_bytes += sum(len(entry.frame) for entry in entries)
         if packed.inbox is not None:
             held.inbox.move(packed.inbox)
         if packed.keyframe:
             held.keyframes[tick] = packed.keyframe
+            held.count_log()
+            if 0 < held.caps.bytes <= held.log_bytes:
+                held.set(status="paused", reason=PAUSED_BY_LOG)
             held.trim(self._hot_log_ticks)

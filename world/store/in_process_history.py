@@ -39,7 +39,7 @@ class InProcessHistory:
                 archived_to=held.archived_to,
                 segments=held.segments,
                 keyframes=tuple(sorted(held.keyframes)),
-                log_bytes=held.log_bytes if held.caps.bytes else 0,
+                log_bytes=held.log_bytes,
             )
 
     def entries(self, world: WorldId, first: int, last: int) -> list[LogEntry]:

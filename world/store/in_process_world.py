@@ -35,7 +35,7 @@ class InProcessWorld:
     """Tick that a fork builds on, and when it was pinned."""
     inbox: InProcessStream = field(default_factory=InProcessStream)
     log_bytes: int = 0
-    """Of the frames that are not archived."""
+    """Of the frames that are not archived, up to the newest keyframe."""
 
     @property
     def num_bytes(self) -> int:
@@ -44,7 +44,7 @@ class InProcessWorld:
 
     def at_cap(self, tick: int) -> bool:
         """Whether it may not go on to a tick before more of it is archived."""
-        return 0 < self.caps.ticks < tick - self.archived_to or 0 < self.caps.bytes <= self.log_bytes
+        return 0 < self.caps.ticks < tick - self.archived_to
 
     def half_way_to_cap(self) -> bool:
         """Whether enough is archived for it to go on."""
@@ -52,8 +52,9 @@ class InProcessWorld:
         return short and (not self.caps.bytes or 2 * self.log_bytes <= self.caps.bytes)
 
     def count_log(self) -> None:
-        """Count anew what is not archived."""
-        self.log_bytes = sum(len(entry.frame) for tick, entry in self.log.items() if tick > self.archived_to)
+        """Count anew what is not archived, up to the newest keyframe."""
+        ticks = range(self.archived_to + 1, max(self.keyframes) + 1)
+        self.log_bytes = sum(len(self.log[tick].frame) for tick in ticks if tick in self.log)
 
     def owned_by(self, token: FencingToken) -> bool:
         """Whether a token is the present owner's."""

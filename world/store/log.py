@@ -44,7 +44,7 @@ class LogCaps:
 
     ticks: int = MAX_LOG_TICKS
     bytes: int = MAX_LOG_BYTES
-    """Of frames."""
+    """Of frames, counted with each keyframe."""
 
     def __post_init__(self) -> None:
         if min(self.ticks, self.bytes) < 0:

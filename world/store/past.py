@@ -49,7 +49,7 @@ class Past:
     keyframes: tuple[int, ...]
     """Ticks of the keyframes that the store holds, in order."""
     log_bytes: int = 0
-    """Of the frames that are not archived yet; 0 where the world has no bound on them."""
+    """Of the frames that are not archived yet, as they were counted with the newest keyframe."""
 
     @property
     def first_tick(self) -> int:

@@ -49,7 +49,6 @@ class RedisHistory:
         try:
             archived_to = int(fields[b"ct"])
             segments = segments_of([member.decode() for member in members])
-            left, most = fields.get(b"lf", b""), int(fields.get(b"capb", b"0"))
             return Past(
                 record=record,
                 digest=digest,
@@ -58,7 +57,7 @@ class RedisHistory:
                 archived_to=archived_to,
                 # One that begins beyond was left there by a function that failed half-way.
                 segments=tuple(ref for ref in segments if ref.first <= archived_to),
-                log_bytes=most - int(left) if left else 0,
+                log_bytes=int(fields.get(b"lb", b"0")),
                 keyframes=tuple(tick for tick in map(int, keyframes) if tick <= record.tick),
             )
         except (KeyError, ValueError) as error:

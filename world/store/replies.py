@@ -19,8 +19,8 @@ RECORD_FIELDS = (
 
 
 def cap_fields(caps: LogCaps) -> dict[str, str | int]:
-    """Return what a world is created with of its caps. What is left of the bytes counts down to 0."""
-    return {"cap": caps.ticks, "capb": caps.bytes, "lf": caps.bytes or ""}
+    """Return what a world is created with of its caps."""
+    return {"cap": caps.ticks, "capb": caps.bytes}
 
 
 def record_fields(record: WorldRecord) -> dict[str, str | int]:
