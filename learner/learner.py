@@ -15,7 +15,7 @@ from torch import Tensor
 
 from learner.batches import MaskingConfig, make_batch
 from learner.error_bank import ErrorBank
-from learner.losses import LossConfig, cells_asked, world_model_loss
+from learner.losses import LossConfig, world_model_loss
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
@@ -49,8 +49,6 @@ class LearnerConfig:
     """Largest share of known cells that hold one of the model's own errors (`learner.error_bank`)."""
     bfloat16: bool = True
     """Compute in bfloat16, keep parameters in float32."""
-    compiled: bool = False
-    """Compile the loss, on a GPU into CUDA graphs. The first steps, and each new number of sequences, take minutes."""
     gate_f1: float = 0.6
     """Changed-token F1 on known cells of held-out worlds from which on worlds may be dreamed."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -122,10 +120,6 @@ class Learner:
         )
         self._rng = np.random.default_rng(seed)
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
-        self._loss = world_model_loss
-        if config.compiled:
-            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
-            self._loss = torch.compile(world_model_loss, mode=mode, dynamic=False)
 
     def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
         """Improve the weights by one batch of columns (B, C + L, A, …) of `Transitions`.
@@ -147,11 +141,9 @@ class Learner:
         ).to(self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
-        # Before the loss: a CUDA graph that runs again writes over the gradients that it left.
-        self._optimizer.zero_grad(set_to_none=True)
-        asked = cells_asked(self.model, batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            parts = self._loss(self.model, batch, self.config.loss, self._errors, asked)
+            parts = world_model_loss(self.model, batch, self.config.loss, self._errors)
+        self._optimizer.zero_grad(set_to_none=True)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         finite = math.isfinite(norm)

@@ -86,7 +86,7 @@ class Recorded:
 def record(task: MemoryTask) -> Recorded:
     """Return worlds to learn from, and others to be judged on."""
     env = make_env(task.env)
-    tokenizer = make_tokenizer(env, WarmupConfig(explored_ticks=60, vocab_size=512, max_patches=500), _quietly)
+    tokenizer = make_tokenizer(env, WarmupConfig(explored_ticks=60), _quietly)
     return Recorded(
         env.spec,
         tokenizer,
