@@ -20,16 +20,17 @@ class _RMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         length = torch.linalg.vector_norm(flat, dim=-1, keepdim=True, dtype=torch.float32)
         scale = length.square_().div_(x.shape[-1]).add_(_EPSILON).rsqrt_().to(x.dtype)
         normed = flat * scale
         ctx.save_for_backward(normed, scale, gain)
-        return (normed * gain.to(x.dtype)).view(x.shape)
+        scaled: Tensor = normed * gain.to(x.dtype)
+        return scaled.view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, gain = ctx.saved_tensors
         by_output = grads[0].reshape(normed.shape)
         weight = gain.to(normed.dtype)

@@ -158,4 +158,4 @@ def _mean_of(tokens: Tensor, table: Tensor) -> Tensor:
     counts = table.new_zeros(*flat.shape[:2], len(table)).scatter_add_(
         2, flat, torch.ones_like(flat, dtype=table.dtype)
     )
-    return counts @ table / max(flat.shape[2], 1)  # type: ignore[no-any-return]
+    return counts @ table / max(flat.shape[2], 1)
