@@ -67,8 +67,7 @@ def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
     own = _evidence_by_agent(model, batch.slots, batch.actions, batch.rewards, batch.is_first)
     before = _evidence_by_agent(model, past.slots, past.actions, past.rewards, past.is_first)
     began = past.slots if past.is_first.numel() else batch.slots
-    sequences = len(batch.is_first)
-    started = began.memory.unflatten(0, (sequences, -1))[:, 0]
+    started = began.memory.view(len(batch.is_first), -1, *began.memory.shape[1:])[:, 0]
     is_first = torch.cat([past.is_first, batch.is_first], dim=1)[:, None].expand(-1, own.shape[1], -1)
     scanned = model.memory.scan(started, torch.cat([before, own], dim=2), is_first)
     return scanned[:, :, past.is_first.shape[1] :].transpose(1, 2).flatten(0, 1)
@@ -76,7 +75,8 @@ def _scanned_memory(model: WorldModel, batch: Batch) -> Tensor:
 
 def _evidence_by_agent(model: WorldModel, slots: Slots, actions: Tensor, rewards: Tensor, is_first: Tensor) -> Tensor:
     """Return the evidence (B, A, L, E) of rows (B·L, A, …)."""
-    return model.evidence(slots, actions, rewards).unflatten(0, is_first.shape).transpose(1, 2)
+    evidence = model.evidence(slots, actions, rewards)
+    return evidence.view(*is_first.shape, *evidence.shape[1:]).transpose(1, 2)
 
 
 def _cells_loss(

@@ -62,15 +62,16 @@ def gate_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
     after = ticks.next_tokens[row, agent, y, x]
     is_trial = is_agent(own) & (before == _GATE_CLOSED) & (ticks.actions == Action.USE) & (after != UNSEEN)
     asked = np.zeros(ticks.next_tokens.shape, np.uint16)
-    at = np.nonzero(is_trial)
-    asked[at[0], at[1], y[at], x[at]] = table.token_of[_GATE_OPEN]
-    return Trials(*at, table.codes(after[at]) == _GATE_OPEN, asked)
+    rows, agents = np.nonzero(is_trial)
+    asked[rows, agents, y[is_trial], x[is_trial]] = table.token_of[_GATE_OPEN]
+    return Trials(rows, agents, table.codes(after[is_trial]) == _GATE_OPEN, asked)
 
 
 def choice_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
     """Return each tick that ends a story: is it rewarded?"""
-    at = np.nonzero(ticks.terminated)
-    return Trials(*at, np.abs(ticks.rewards[at]) >= REWARD_EVENT, np.zeros(ticks.next_tokens.shape, np.uint16))
+    rows, agents = np.nonzero(ticks.terminated)
+    is_rewarded = np.abs(ticks.rewards[ticks.terminated]) >= REWARD_EVENT
+    return Trials(rows, agents, is_rewarded, np.zeros(ticks.next_tokens.shape, np.uint16))
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from world.errors import CorruptRecord
-from world.field import MAP, SCREEN
+from world.field import MAP, SCREEN, IntpArray
 from world.model.memory.interface import Item, Spot, Trace, packed, unpacked
 from world.model.memory.recurrent import RecurrentMemory
 from world.snapshot import Float16Array
@@ -36,12 +36,11 @@ class RegisterMemory:
 
     def retrieve(self, query: Spot, k: int) -> list[Trace]:
         """Return the register (D,) of an agent, or of the `WORLD`."""
-        written = self.rows.any(axis=1)
-        if query == WORLD:
-            found = self.rows[written].astype(np.float32).mean(axis=0) if written.any() else None
-        else:
-            found = self.rows[query.y].astype(np.float32) if written[query.y] else None
-        return [] if found is None or k < 1 else [Trace(found, query, self._tick)]
+        written = self._written()
+        whose = written if query == WORLD else written[written == query.y]
+        if not len(whose) or k < 1:
+            return []
+        return [Trace(self.rows[whose].astype(np.float32).mean(axis=0), query, self._tick)]
 
     def update(self, tick: int) -> None:
         """Tell that it is this tick now, to which all registers have come."""
@@ -55,7 +54,7 @@ class RegisterMemory:
 
     def state(self) -> bytes:
         """Return the registers that are not empty, and whose they are."""
-        written = np.flatnonzero(self.rows.any(axis=1))
+        written = self._written()
         return packed({"agents": written.astype("<u2"), "rows": self.rows[written].astype("<f2")})
 
     def load(self, state: bytes) -> None:
@@ -75,3 +74,6 @@ class RegisterMemory:
     def bits(self) -> int:
         """Return the size of `state()`."""
         return 8 * len(self.state())
+
+    def _written(self) -> IntpArray:
+        return np.flatnonzero(self.rows.any(axis=1))
