@@ -14,6 +14,7 @@ from world.evaluation.by_age import chance_gaps, homestead_chances, nll_by_age
 from world.evaluation.codes import CodeTable
 from world.evaluation.consistency import Consistency, consistency_scores
 from world.evaluation.counterfactual import counterfactual_scores, equivalence_scores
+from world.evaluation.crafter_limits import CrafterTruth, limit_scores
 from world.evaluation.cross_agent import cross_agent_scores
 from world.evaluation.events import event_scores
 from world.evaluation.homestead_laws import broken_laws
@@ -175,6 +176,7 @@ class Evaluation:
             event_scores(answers),
             nll_by_age(answers, ages, tokenizer.vocab_size),
             *([chance_gaps(answers, chances)] if chances else []),
+            *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
         return self._report("one-step", merged(parts), len(record.rows))

@@ -5,17 +5,32 @@ Axes: T ticks, A agents, H × W cells of a window.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world.envs.grounded import Int32Array
+from world.envs.grounded import Int32Array, Uint8Array
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.evaluation.by_age import Ages
+from world.evaluation.crafter_limits import CrafterTruth
 from world.evaluation.one_step import HeldOut
 from world.evaluation.plays.stage import Progress, Stage
 from world.field import NEVER, Uint16Array
 from world.live import LiveWorld
 from world.trajectory import Transitions
+
+
+@runtime_checkable
+class Charted(Protocol):
+    """An environment that can show what is where, by kind, and how light it is; Crafter does."""
+
+    @property
+    def semantic(self) -> Uint8Array:
+        """(x, y) kinds."""
+
+    @property
+    def daylight(self) -> float:
+        """1 at noon, near 0 at night."""
 
 
 @dataclass(slots=True)
@@ -28,6 +43,8 @@ class Recording:
     unseen_for: list[Int32Array] = field(default_factory=list)
     stands: list[Int32Array] = field(default_factory=list)
     """(A, 3) of homesteads: row and column where each agent truly is after the tick, and which heading its view has."""
+    crafted: list[CrafterTruth] = field(default_factory=list)
+    """What truly is in the windows of Crafter worlds, tick by tick."""
 
     def held_out(self) -> tuple[HeldOut, Ages]:
         """Return the ticks as columns. There must be one at least."""
@@ -49,7 +66,10 @@ def record_ticks(
             stage.ticker.tick(worlds)
             continue
         known = [_known(stage, world) for world in worlds]
-        for world, (truth, of_token, unseen_for), done in zip(worlds, known, stage.ticker.tick(worlds), strict=True):
+        before = [_kinds(stage, world) for world in worlds]
+        for world, kinds, (truth, of_token, unseen_for), done in zip(
+            worlds, before, known, stage.ticker.tick(worlds), strict=True
+        ):
             if done.row is None:
                 continue
             record.rows.append(done.row)
@@ -59,6 +79,8 @@ def record_ticks(
                 record.truths.append(truth)
             if isinstance(world.env, HomesteadGrounded):
                 record.stands.append(_stands(world.env))
+            if kinds is not None:
+                record.crafted.append(kinds.now())
 
 
 def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Array, Int32Array]:
@@ -68,6 +90,37 @@ def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Arr
     _, set_at, seen_at = snapshot.field.layers[layer].read(y, x)
     ages = [np.where(at == NEVER, NEVER, snapshot.tick - at).astype(np.int32) for at in (set_at[..., 0], seen_at)]
     return stage.truth_at(world, y, x), ages[0], ages[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """What was in cells y, x (A, H, W) of an environment's windows."""
+
+    env: Charted
+    cells: tuple[Int32Array, Int32Array]
+    before: Uint8Array
+
+    def now(self) -> CrafterTruth:
+        """Return what was there, and is there now."""
+        after = _at(self.env.semantic, *self.cells)
+        return CrafterTruth(before=self.before[None], after=after[None], daylight=np.array([self.env.daylight]))
+
+
+def _kinds(stage: Stage, world: LiveWorld) -> _Kinds | None:
+    """Return what is truly in a world's windows; None for any but Crafter's."""
+    env: object = world.env
+    if not isinstance(env, Charted) or world.ended:
+        return None
+    _, y, x = world.snapshot.field.window_cells(world.snapshot.poses, stage.margin)
+    return _Kinds(env, (y, x), _at(env.semantic, y, x))
+
+
+def _at(chart: Uint8Array, y: Int32Array, x: Int32Array) -> Uint8Array:
+    """Return what a chart (x, y) shows in cells (…); 0 beyond it."""
+    width, height = chart.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    shown: Uint8Array = np.where(inside, chart[x.clip(0, width - 1), y.clip(0, height - 1)], np.uint8(0))
+    return shown
 
 
 def _stands(env: HomesteadGrounded) -> Int32Array:
