@@ -2,14 +2,12 @@
 
 import contextlib
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from redis import Redis
 
 from tests.integration.history_machine import history_machine
 from tests.integration.history_suite import HistorySuite
@@ -23,39 +21,15 @@ from world.store.archiver import ArchiveConfig, Archiver
 from world.store.audit import audit
 from world.store.history import History
 from world.store.lineage import Lineage, new_world_id
-from world.store.records import Ack, Commit
+from world.store.records import Ack, Commit, Durability
 from world.store.redis_store import RedisWorldStore
 from world.store.repair import offered, roll_back
 from world.store.server import EmbeddedServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("store"), "process") as server:
-        yield server
-
-
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, protocol=2) as client:
-        yield client
-
-
-@pytest.fixture
-def connect(server: EmbeddedServer) -> Iterator[Callable[..., RedisWorldStore]]:
-    with contextlib.ExitStack() as stores:
-
-        def connect(**settings_: Any) -> RedisWorldStore:
-            store = RedisWorldStore.connect(server.url, durability="process", **settings_)
-            stores.callback(store.close)
-            return store
-
-        yield connect
-
-
-@pytest.fixture
-def world() -> WorldId:
-    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
+def durability() -> Durability:
+    return "process"
 
 
 class TestRedisHistory(HistorySuite):

@@ -3,13 +3,8 @@
 import contextlib
 import os
 import signal
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
-from redis import Redis
 
 from tests.integration.inbox_suite import InboxSuite, applied, requests
 from tests.integration.store_suite import NONCE, born, commit_one
@@ -21,40 +16,6 @@ from world.store.records import Ack, Commit
 from world.store.redis_inbox import RedisInbox
 from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("store")) as server:
-        yield server
-
-
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, protocol=2) as client:
-        yield client
-
-
-@pytest.fixture
-def connect(server: EmbeddedServer) -> Iterator[Callable[..., RedisWorldStore]]:
-    with contextlib.ExitStack() as stores:
-
-        def connect(**settings: Any) -> RedisWorldStore:
-            store = RedisWorldStore.connect(server.url, **settings)
-            stores.callback(store.close)
-            return store
-
-        yield connect
-
-
-@pytest.fixture
-def store(connect: Callable[..., RedisWorldStore]) -> RedisWorldStore:
-    return connect()
-
-
-@pytest.fixture
-def world() -> WorldId:
-    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
 
 
 class TestRedisInbox(InboxSuite):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +79,6 @@ def external_server(binary: Path, directory: Path, *settings: object) -> Iterato
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[External]:
     with external_server(find_server()[0], tmp_path_factory.mktemp("external")) as server:
         yield server
-
-
-@pytest.fixture
-def world() -> WorldId:
-    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,18 +34,6 @@ from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer, find_server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("store")) as server:
-        yield server
-
-
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, protocol=2) as client:
-        yield client
-
-
 class Clock:
     """The stores' own: it only decides when a lease needs prolonging."""
 
@@ -72,16 +59,6 @@ def connect(server: EmbeddedServer, clock: Clock) -> Iterator[Callable[..., Redi
             return store
 
         yield connect
-
-
-@pytest.fixture
-def store(connect: Callable[..., RedisWorldStore]) -> RedisWorldStore:
-    return connect()
-
-
-@pytest.fixture
-def world() -> WorldId:
-    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -43,29 +43,6 @@ class FaultyLink(Link):
         if self._after:
             super().call(commands)
         raise self._error("the call's outcome is unknown")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer(tmp_path_factory.mktemp("store")) as server:
-        yield server
-
-
-@pytest.fixture
-def raw(server: EmbeddedServer) -> Iterator[Any]:
-    with Redis.from_url(server.url, protocol=2) as client:
-        yield client
-
-
-@pytest.fixture
-def store(server: EmbeddedServer) -> Iterator[RedisWorldStore]:
-    with contextlib.closing(RedisWorldStore.connect(server.url)) as store:
-        yield store
-
-
-@pytest.fixture
-def world() -> WorldId:
-    return WorldId(f"w-{uuid.uuid4().hex[:12]}")
 
 
 def faulty_store(server: EmbeddedServer, at_call: int, after: bool, error: type[Exception]) -> RedisWorldStore:
