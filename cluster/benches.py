@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.bench_architectures import bench_architectures
 from cluster.bench_fleet import bench_fleet
 from cluster.bench_takeover import bench_takeover
 from cluster.machine import machine
+from learner.allocation import keep_freed_memory
 from learner.bench import bench_replay
+from world.bench_dream import bench_dream
 from world.envs.bench import bench_env
 from world.errors import ConfigError
 from world.store.bench import PAYLOADS, bench_commit, keep_from_rewriting, server_benchmark
@@ -19,14 +22,16 @@ from world.store.bench_travel import bench_travel
 from world.store.records import Durability
 from world.store.server import EmbeddedServer
 
-BENCHES = ("env", "replay", "commit", "fleet", "takeover", "storage", "travel", "list")
+BENCHES = ("env", "replay", "commit", "fleet", "takeover", "storage", "travel", "list", "dream", "architectures")
 LEAST_COMMIT_RATIO = 0.6
 """Of commits to bare XADDs, for 400 bytes and 256 a round trip, on the disk."""
 _LEVELS: tuple[Durability, ...] = ("process", "disk")
 
 
-def measure(name: str, *, env: str, seconds: float | None, redis_url: str | None) -> dict[str, Any]:
-    """Return one measurement. Raises `ConfigError` for a name there is none of."""
+def measure(
+    name: str, *, env: str, seconds: float | None, redis_url: str | None, data: Path | None = None
+) -> dict[str, Any]:
+    """Return one measurement. Raises `ConfigError` for a name there is none of, and for data that are not there."""
     match name:
         case "env":
             found = bench_env(env, seconds or 6.0, 0)
@@ -46,6 +51,13 @@ def measure(name: str, *, env: str, seconds: float | None, redis_url: str | None
             found = bench_travel()
         case "list":
             found = bench_list()
+        case "dream":
+            keep_freed_memory()
+            found = bench_dream(seconds or 30.0, env=env)
+        case "architectures":
+            if data is None:
+                raise ConfigError("bench architectures trains from recorded worlds; give --data, of `worlds train`")
+            found = bench_architectures(data, seconds)
         case _:
             raise ConfigError(f"there is no bench {name!r}; there are {', '.join(BENCHES)}")
     return {**found, "machine": machine()}

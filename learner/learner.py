@@ -5,7 +5,7 @@ Axes: B sequences, L ticks, A agents.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.batches import MaskingConfig, make_batch
+from learner.batches import Batch, MaskingConfig, make_batch
 from learner.error_bank import ErrorBank
-from learner.losses import LossConfig, world_model_loss
+from learner.losses import LossConfig, cells_asked, world_model_loss
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
@@ -49,6 +49,8 @@ class LearnerConfig:
     """Largest share of known cells that hold one of the model's own errors (`learner.error_bank`)."""
     bfloat16: bool = True
     """Compute in bfloat16, keep parameters in float32."""
+    compiled: bool = False
+    """Compile the loss, on a GPU into CUDA graphs. The first steps, and each new number of sequences, take minutes."""
     gate_f1: float = 0.6
     """Changed-token F1 on known cells of held-out worlds from which on worlds may be dreamed."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -120,6 +122,10 @@ class Learner:
         )
         self._rng = np.random.default_rng(seed)
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
+        self._loss: Callable[..., dict[str, Tensor]] = world_model_loss
+        if config.compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+            self._loss = torch.compile(world_model_loss, mode=mode, dynamic=False)
 
     def train_step(self, columns: Mapping[str, NDArray[np.generic]], *, done: float = 0.0) -> StepMetrics:
         """Improve the weights by one batch of columns (B, C + L, A, …) of `Transitions`.
@@ -127,23 +133,14 @@ class Learner:
         `done` is the share of the training's budget that is behind it, where there is a budget.
         """
         began = time.perf_counter()
-        if self._errors is not None:
-            columns = self._errors.corrupt(columns, self.config.own_errors, self._rng)
-        batch = make_batch(
-            columns,
-            mask=self.model.mask,
-            unknown_action=self.model.dynamics.unknown_action,
-            config=self.config.masking,
-            rng=self._rng,
-            past_ticks=self.config.past_ticks,
-            num_recalled=self.model.config.dynamics.num_recalled,
-            has_pose=self.model.dynamics.has_pose,
-        ).to(self._device)
+        batch = self.batch(columns)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            parts = world_model_loss(self.model, batch, self.config.loss, self._errors)
+        # Before the loss: a CUDA graph that runs again writes over the gradients that it left.
         self._optimizer.zero_grad(set_to_none=True)
+        asked = cells_asked(self.model, batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            parts = self._loss(self.model, batch, self.config.loss, self._errors, asked)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         finite = math.isfinite(norm)
@@ -158,6 +155,21 @@ class Learner:
             step_s=time.perf_counter() - began,
             nonfinite=not finite,
         )
+
+    def batch(self, columns: Mapping[str, NDArray[np.generic]]) -> Batch:
+        """Return columns as a step takes them: corrupted by own errors, with masks drawn, on the learner's device."""
+        if self._errors is not None:
+            columns = self._errors.corrupt(columns, self.config.own_errors, self._rng)
+        return make_batch(
+            columns,
+            mask=self.model.mask,
+            unknown_action=self.model.dynamics.unknown_action,
+            config=self.config.masking,
+            rng=self._rng,
+            past_ticks=self.config.past_ticks,
+            num_recalled=self.model.config.dynamics.num_recalled,
+            has_pose=self.model.dynamics.has_pose,
+        ).to(self._device)
 
     def evaluate(self, *, baselines: bool = True) -> Evaluation:
         """Judge the averaged weights on the held-out worlds, beside all baselines or, in a third of the time, one."""

@@ -16,6 +16,7 @@ from world.model.slots import Slots
 from world.model.world_model import WorldModel
 
 _ASKED_MULTIPLE = 1024
+_MOST_SIZES = 16
 _DRAWN = 512
 """Cells at which errors are looked for in one step."""
 
@@ -36,20 +37,37 @@ class LossConfig:
     policy: float = 0.1
 
 
+def cells_asked(model: WorldModel, batch: Batch) -> Tensor:
+    """Return flat indices (M,) of the cells that are asked for and were observed, then -1 up to one of few sizes.
+
+    For each new size oneDNN would build, and keep, a kernel of its own, and a compiler a program.
+    """
+    hidden = batch.given_tokens.flatten() == model.mask
+    asked = (hidden & (batch.next_tokens.flatten() > 0)).nonzero()[:, 0]
+    multiple = max(_ASKED_MULTIPLE, len(hidden) // _MOST_SIZES)
+    return F.pad(asked, (0, -len(asked) % multiple), value=-1)
+
+
 def world_model_loss(
-    model: WorldModel, batch: Batch, config: LossConfig, errors: ErrorBank | None = None
+    model: WorldModel,
+    batch: Batch,
+    config: LossConfig,
+    errors: ErrorBank | None = None,
+    asked: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the scalar parts of the loss by name, and their weighted sum as `total`.
 
-    With a bank of `errors`, some of the wrong tokens that the model would draw are noted there.
+    With a bank of `errors`, some of the wrong tokens that the model would draw are noted there. `asked` is what
+    `cells_asked` gives; told beforehand, all that is left to do has shapes that a compiler knows.
     """
+    asked = cells_asked(model, batch) if asked is None else asked
     slots = replace(batch.slots, memory=_scanned_memory(model, batch))
     answer = model.answer(
         Query(slots, batch.given_actions, batch.given_displacement, batch.given_tokens, batch.given_status)
     )
     moves = answer.displacement_logits().flatten(0, 1).float()
     parts = {
-        "cells": _cells_loss(model, answer, batch, config, errors),
+        "cells": _cells_loss(answer, batch, asked, config, errors),
         "displacement": F.cross_entropy(moves, batch.displacement.flatten()),
         "status": _status_loss(model, answer, batch),
         "reward": model.reward.loss(answer.reward_logits(), batch.rewards).mean(),
@@ -79,23 +97,19 @@ def _evidence_by_agent(model: WorldModel, slots: Slots, actions: Tensor, rewards
     return evidence.view(*is_first.shape, *evidence.shape[1:]).transpose(1, 2)
 
 
-def _cells_loss(
-    model: WorldModel, answer: Answer, batch: Batch, config: LossConfig, errors: ErrorBank | None
-) -> Tensor:
-    target = batch.next_tokens.flatten()
-    asked = ((batch.given_tokens.flatten() == model.mask) & (target > 0)).nonzero()[:, 0]
-    # Padded to few distinct sizes: for each new one oneDNN would build, and keep, a kernel of its own.
-    padding = -len(asked) % _ASKED_MULTIPLE
-    padded = torch.cat([asked, asked.new_zeros(padding)])
-    logits = answer.token_logits(padded)
-    losses = F.cross_entropy(logits, target[padded], reduction="none")
-    known = batch.slots.tokens[..., 0].flatten()[asked] > 0
+def _cells_loss(answer: Answer, batch: Batch, asked: Tensor, config: LossConfig, errors: ErrorBank | None) -> Tensor:
+    is_asked, cells = asked >= 0, asked.clamp(min=0)
+    target = torch.where(is_asked, batch.next_tokens.flatten()[cells], 1)
+    logits = answer.token_logits(cells)
+    losses = F.cross_entropy(logits, target, reduction="none")
+    known = (batch.slots.tokens[..., 0].flatten()[cells] > 0) & is_asked
     if errors is not None:
-        _note_errors(logits.detach(), target[padded], known, errors)
-    weighted = losses[: len(asked)] * torch.where(known, 1.0, config.unseen)
+        _note_errors(logits.detach(), target, known, errors)
+    weighted = losses * torch.where(known, 1.0, config.unseen) * is_asked
     return weighted.sum() / known.sum().clamp(min=1)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _note_errors(logits: Tensor, target: Tensor, known: Tensor, errors: ErrorBank) -> None:
     """Draw at some cells (M,) that were known, from logits (M, V), and note what is not the target (M,)."""
     candidates = known.nonzero()[:, 0]

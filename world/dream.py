@@ -26,7 +26,7 @@ from world.sampling import draws_for, sample
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
-_ROWS = 512
+ROWS = 512
 """Cells answered at once on a CPU: their logits stay in its cache, and oneDNN builds its kernels for one shape."""
 
 
@@ -46,8 +46,8 @@ class DreamConfig:
     device: str = "cpu"
     """As torch names it."""
     compiled: bool = False
-    """Compile a tick, on a GPU into one graph, with worlds padded to a power of two; each number of them then takes up
-    to minutes at first."""
+    """Compile a tick, on a GPU into one CUDA graph, with worlds padded to a power of two. Each such number of them
+    takes up to minutes at first."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= 16:
@@ -156,10 +156,12 @@ class Dreamer:
         if not self._is_stale:
             return
         source = self._model if self._model.device == self._device else copy.deepcopy(self._model).to(self._device)
-        if self._ready is None:
-            self._ready = frozen(source, self._dtype, self._num_tokens)
+        compiled = self._config.compiled
+        newer = frozen(source, self._dtype, self._num_tokens, packed=not compiled)
+        if self._ready is not None and compiled:
+            refresh(self._ready, newer)
         else:
-            self._ready = refresh(self._ready, source, self._dtype, self._num_tokens)
+            self._ready = newer
         self._is_stale = False
 
     def _advanced(self, told: _Told, policy_acts: bool) -> tuple[Tensor, ...]:
@@ -209,9 +211,9 @@ class Dreamer:
             drawn = self._draw(answer.token_logits().flatten(1, 3), chance)
             return torch.where(asked, drawn, answered)
         rows = asked.flatten().nonzero()[:, 0]
-        padded = torch.cat([rows, rows.new_zeros(-len(rows) % _ROWS)])
-        chances = chance.flatten()[padded].view(-1, _ROWS)
-        parts = [self._draw(answer.token_logits(r), c) for r, c in zip(padded.view(-1, _ROWS), chances, strict=True)]
+        padded = torch.cat([rows, rows.new_zeros(-len(rows) % ROWS)])
+        chances = chance.flatten()[padded].view(-1, ROWS)
+        parts = [self._draw(answer.token_logits(r), c) for r, c in zip(padded.view(-1, ROWS), chances, strict=True)]
         drawn = torch.cat([*parts, rows[:0]])[: len(rows)]
         return answered.flatten().index_copy(0, rows, drawn).view_as(answered)
 

@@ -14,12 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from world.model.blocks import GatedMLP, GlobalBlock, LocalBlock, RMSNorm, rotation, turned
+from world.model.blocks import GatedMLP, GlobalBlock, LocalBlock, RMSNorm, rotation
 from world.model.dynamics import CellEmbedding, TokenHead
 from world.model.world_model import WorldModel
 
 Precision = Literal["auto", "float32", "bfloat16"]
 _EPSILON = torch.finfo(torch.float32).eps
+_SAFE_SCORE = 64.0
+"""exp(64) times any number of slots is far from the largest bfloat16, and exp(-64) from the smallest."""
 _HINT = 1 << 13
 """Rows that packed matrices are laid out for: about as many cells as 64 windows have. Any other number is right too."""
 
@@ -33,14 +35,17 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" or native else torch.float32
 
 
-def frozen(model: WorldModel, dtype: torch.dtype, num_tokens: int) -> WorldModel:
-    """Return a copy of the model that answers alike, within rounding; it draws none but the first `num_tokens`."""
+def frozen(model: WorldModel, dtype: torch.dtype, num_tokens: int, *, packed: bool = True) -> WorldModel:
+    """Return a copy of the model that answers alike, within rounding, and knows of the first `num_tokens` alone.
+
+    With `packed`, and on a CPU that oneDNN is built for, its blocks are oneDNN's calls, which no compiler reads.
+    """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     dynamics = ready.dynamics
     dynamics.cell_embedding = _SummedEmbedding(dynamics.cell_embedding, dtype)
     for head in ("cell_head", "status_head"):
         setattr(dynamics, head, _ShortHead(getattr(dynamics, head), num_tokens))
-    if model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if packed and model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _pack(ready, dtype)
     # What is read as numbers, and not as features, stays as it was.
     for part in (dynamics, ready.policy):
@@ -48,15 +53,11 @@ def frozen(model: WorldModel, dtype: torch.dtype, num_tokens: int) -> WorldModel
     return ready
 
 
-def refresh(ready: WorldModel, model: WorldModel, dtype: torch.dtype, num_tokens: int) -> WorldModel:
-    """Return `ready` with the weights of `model`. On a GPU they move in place: what was compiled holds on to them."""
-    newer = frozen(model, dtype, num_tokens)
-    if model.device.type == "cpu":
-        return newer
+def refresh(ready: WorldModel, newer: WorldModel) -> None:
+    """Move newer weights into `ready`, which was frozen without packing: what was compiled holds on to its tensors."""
     with torch.no_grad():
         for mine, its in zip(_tensors(ready), _tensors(newer), strict=True):
             mine.copy_(its)
-    return ready
 
 
 def _tensors(model: WorldModel) -> list[Tensor]:
@@ -169,28 +170,53 @@ class _PackedLocal(LocalBlock):
 
 
 class _PackedGlobal(GlobalBlock):
-    """`GlobalBlock` with one product for queries, keys and values, and heads that share keys side by side."""
+    """`GlobalBlock` with one product for queries, keys and values, and heads that share keys side by side.
+
+    Its columns are in another order: the halves that turn into each other stand apart, for all heads together, so
+    that turning runs over long rows.
+    """
 
     def __init__(self, block: GlobalBlock, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.num_heads, self.num_key_heads, self.head_width = block.num_heads, block.num_key_heads, block.head_width
+        key, value = block.key_value.weight.detach().chunk(2)
         # The scale of attention enters the queries' weights.
-        asking = block.query.weight.detach() * self.head_width**-0.5
-        self.all = _Packed(_with_gain(torch.cat([asking, block.key_value.weight.detach()]), block.norm), dtype)
+        turning = torch.cat([block.query.weight.detach() * self.head_width**-0.5, key])
+        halves = turning.view(-1, 2, self.head_width // 2, turning.shape[-1]).transpose(0, 1).reshape(turning.shape)
+        self.all = _Packed(_with_gain(torch.cat([halves, value]), block.norm), dtype)
         self.back = _Packed(block.out.weight, dtype)
         self.mlp = _PackedMLP(block.mlp, dtype)
 
     def forward(self, x: Tensor, others: Tensor, place: Tensor, others_place: Tensor) -> Tensor:
         num, queries, width = x.shape
         slots = torch.cat([x, others], dim=1)
-        heads, groups = self.num_key_heads, self.num_heads // self.num_key_heads
-        parts = self.all(_scaled(slots.flatten(0, 1))).view(num, -1, self.num_heads + 2 * heads, self.head_width)
+        keys, groups = self.num_key_heads, self.num_heads // self.num_key_heads
+        heads = self.num_heads + keys
+        parts = self.all(_scaled(slots.flatten(0, 1))).view(num, slots.shape[1], -1)
+        even, odd = parts[..., : heads * self.head_width].chunk(2, dim=-1)
         cos, sin = rotation(torch.cat([place, others_place], dim=1), self.head_width)
-        rotated = turned(parts[:, :, :-heads], cos[:, :, None].to(x.dtype), sin[:, :, None].to(x.dtype))
-        query = rotated[:, :queries, : self.num_heads].view(num, queries, heads, groups, -1).permute(0, 2, 3, 1, 4)
-        key, value = rotated[:, :, self.num_heads :].transpose(1, 2), parts[:, :, -heads:].transpose(1, 2)
+        cos, sin = (part.to(x.dtype).repeat(1, 1, heads) for part in (cos, sin))
+        turned = (torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(even * sin, odd, cos))
+        rotated = torch.cat([half.view(num, -1, heads, self.head_width // 2) for half in turned], dim=-1)
+        query = rotated[:, :queries, : self.num_heads].view(num, queries, keys, groups, -1).permute(0, 2, 3, 1, 4)
+        key = rotated[:, :, self.num_heads :].transpose(1, 2)
+        value = parts[..., heads * self.head_width :].view(num, -1, keys, self.head_width).transpose(1, 2)
         with torch.autocast(x.device.type, enabled=False):
-            chances = torch.softmax(query.flatten(2, 3) @ key.transpose(-1, -2), dim=-1)
-            attended = (chances @ value).view(num, heads, groups, queries, -1).permute(0, 3, 1, 2, 4)
+            attended = _attended(query.flatten(2, 3), key, value)
+        attended = attended.view(num, keys, groups, queries, -1).permute(0, 3, 1, 2, 4)
         told = self.back.plus(attended.reshape(-1, width), x.flatten(0, 1))
         return self.mlp(told.view_as(x))  # type: ignore[no-any-return]
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention (…, Q, d) of scaled queries (…, Q, d) over keys and values (…, S, d).
+
+    Where no product can be large, exponentials need no maximum taken off, which is half of what a softmax costs.
+    """
+    scores = query @ key.transpose(-1, -2)
+    largest = torch.linalg.vector_norm(query, dim=-1).amax() * torch.linalg.vector_norm(key, dim=-1).amax()
+    if float(largest) > _SAFE_SCORE:
+        return torch.softmax(scores, dim=-1) @ value
+    weights = scores.exp_()
+    sums = weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
+    return (weights @ value) / sums.to(value.dtype)

@@ -46,7 +46,7 @@ def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
 
     Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x, gain.shape, gain.to(x.dtype), _EPSILON)
     normed: Tensor = _RMSNorm.apply(x, gain)  # type: ignore[no-untyped-call]
     return normed
