@@ -107,11 +107,11 @@ def test_a_map_makes_dreams_agree_and_screens_do_not() -> None:
         found[env] = screen_scores(truth, last, dreams)
     turned, mapped = found[TURNED].metrics, found[MAPPED].metrics
     for how in ("likely", "sampled"):
-        row = mapped[f"disagreement_{how}"]
+        row = mapped[f"differ_{how}"]
         assert (row.value, row.high, row.copy_last, row.no_memory, row.ceiling) == (0.0, 0.0, 0.0, 0.0, 0.0)
-        assert turned[f"disagreement_{how}"].value > 0.5, "nobody taught this network anything"
-        assert turned[f"disagreement_{how}"].ceiling == 0.0
-        without, with_hubs = turned[f"disagreement_{how}_without_hubs"], turned[f"disagreement_{how}"]
+        assert turned[f"differ_{how}"].value > 0.5, "nobody taught this network anything"
+        assert turned[f"differ_{how}"].ceiling == 0.0
+        without, with_hubs = turned[f"differ_{how}_no_hubs"], turned[f"differ_{how}"]
         assert turned[f"hubs_spare_{how}"].value == pytest.approx(without.value - with_hubs.value)
     assert "hubs" in found[MAPPED].notes() and not any("hubs" in name for name in mapped)
     assert not found[TURNED].unexplained() and not found[MAPPED].unexplained()

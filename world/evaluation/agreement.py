@@ -98,10 +98,10 @@ def screen_scores(truth: Views, last: Views, dreams: Mapping[str, Mapping[str, V
     """Return on which share of the cells that two agents see after a tick their dreamed views differ.
 
     `last` is what each saw before the tick, taken for what it sees after it. `dreams` are told apart by how they are
-    drawn ("likely", "sampled"), then by who dreams ("ours", "no_memory", "no_hubs"). `disagreement` is of all such
-    cells, `disagreement_bodies` of those in which truth shows an agent or an animal; `error` is the share of them on
-    which a view differs from truth. Rows `without_hubs` are of the same network whose hubs say nothing, and
-    `hubs_spare` is by how much it disagrees more.
+    drawn ("likely", "sampled"), then by who dreams ("ours", "no_memory", "no_hubs"). `differ` is of all such cells,
+    `differ_bodies` of those in which truth shows an agent or an animal; `wrong` is the share of them on which a view
+    differs from truth. Rows `no_hubs` are of the same network whose hubs say nothing, and `hubs_spare` is by how much
+    more it differs.
     """
     upright, metrics = truth.north_up(), dict[str, MetricRow]()
     bodies = is_body(upright.codes)
@@ -110,15 +110,15 @@ def screen_scores(truth: Views, last: Views, dreams: Mapping[str, Mapping[str, V
         read |= {"copy_last": last.north_up(), "ceiling": upright}
         everywhere = {who: disagreements(views) for who, views in read.items()}
         found = {
-            "disagreement": everywhere,
-            "disagreement_bodies": {who: disagreements(views, bodies) for who, views in read.items()},
-            "error": {who: errors(views, upright) for who, views in read.items()},
+            "differ": everywhere,
+            "differ_bodies": {who: disagreements(views, bodies) for who, views in read.items()},
+            "wrong": {who: errors(views, upright) for who, views in read.items()},
         }
         for name, rows in found.items():
             metrics[f"{name}_{how}"] = row_of(rows, _share, seed=seed, ceiling=None)
             if "no_hubs" in rows:
                 silent = rows | {"ours": rows["no_hubs"]}
-                metrics[f"{name}_{how}_without_hubs"] = row_of(silent, _share, seed=seed, ceiling=None)
+                metrics[f"{name}_{how}_no_hubs"] = row_of(silent, _share, seed=seed, ceiling=None)
         if "no_hubs" in everywhere:
             both = {"ours": np.concatenate([everywhere["no_hubs"], everywhere["ours"]], axis=1)}
             metrics[f"hubs_spare_{how}"] = row_of(both, _spared, seed=seed, ceiling=None)
