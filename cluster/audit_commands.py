@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cluster.histories import Opened
     from world.snapshot import WorldId
     from world.store.audit import Audit
+    from world.store.records import WorldRecord
 
 All = Annotated[bool, typer.Option("--all", help="Every world that is not deleted.")]
 _FOR_PROGRAMS = ("from", "problems", "missing", "segments", "keyframes")
@@ -87,7 +88,7 @@ def repair(
                 notes.append(f"what it did after that is kept in {aside}")
             told |= {"state": opened.store.record(WorldId(world)).status, "rolled_back_to": to}
         elif audited.verified:
-            notes.append("nothing is wrong with it")
+            notes.append(_unharmed(opened.store.record(WorldId(world))))
         elif (newest := offered(opened.history, audited)) is None:
             notes.append("no tick of it verifies; restore it from a backup, or delete it")
         else:
@@ -199,6 +200,17 @@ def _chosen(opened: "Opened", worlds: list[str] | None, all_: bool) -> "list[Wor
     while page := opened.store.history().page(after=found[-1] if found else None, limit=1000):
         found += [world for world, _ in page]
     return found
+
+
+def _unharmed(record: "WorldRecord") -> str:
+    """Return what is told of a world that verifies."""
+    from world.store.refusals import REASONS, UNFINISHED
+
+    if record.reason == UNFINISHED:
+        return REASONS[UNFINISHED]
+    if record.status == "quarantined":
+        return f"nothing is wrong with it; let it go on with: worlds repair {record.world} --to {record.tick}"
+    return "nothing is wrong with it"
 
 
 def _unreadable(world: "WorldId", error: Exception) -> dict[str, Any]:

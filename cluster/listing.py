@@ -13,6 +13,7 @@ from world.field import UNSEEN
 from world.snapshot import WorldId
 from world.store.records import WorldRecord
 from world.store.redis_store import RedisWorldStore
+from world.store.refusals import REASONS
 from world.store.server import EmbeddedServer
 
 
@@ -72,7 +73,7 @@ def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
         "epoch": record.epoch,
         "episode": snapshot.episode,
         "fork_tick": record.fork_tick,
-        "reason": "its log is as long as it may be, and waits to be archived" if record.reason else None,
+        "reason": REASONS.get(record.reason),
         "tokenizer": record.tokenizer,
         "keyframe_tick": keyframe_tick,
         "state_digest": snapshot.digest().hex(),

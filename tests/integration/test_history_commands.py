@@ -13,8 +13,10 @@ import pytest
 from cluster import cli
 from cluster.archiving import archiving
 from tests.history_cases import SmallRun
+from world.errors import StoreUnavailable
 from world.snapshot import WorldId
 from world.store.archiver import ArchiveConfig, Archiver
+from world.store.redis_history import RedisHistory
 from world.store.server import EmbeddedServer
 
 NUM_TICKS = 130
@@ -253,6 +255,38 @@ def test_a_world_whose_record_is_damaged_is_listed_found_and_deleted_and_hides_n
     assert world not in [told["id"] for told in worlds("list")[1]]
     with made.opened() as opened:
         assert world not in [pin.child for pin in opened.history.kept.pins(made.world)]
+
+
+def test_a_world_whose_maker_died_is_told_as_such_and_can_be_deleted(
+    made: SmallRun, worlds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RedisHistory._write
+
+    def dies(self: RedisHistory, world: WorldId, name: str, *arguments: Any) -> Any:
+        if name == "finish":
+            raise StoreUnavailable("killed")
+        return write(self, world, name, *arguments)
+
+    before = {told["id"] for told in worlds("list")[1]}
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisHistory, "_write", dies)
+        assert worlds("rewind", made.world, "--to", "60")[0] == 2
+    (world,) = {told["id"] for told in worlds("list")[1]} - before
+    assert worlds("show", world)[1]["state"] == "quarantined"
+    for told in (worlds("show", world)[1]["reason"], worlds("repair", world)[1]["notes"][0]):
+        assert "delete it" in told
+    assert worlds("resume", world)[0] == 2
+    assert worlds("delete", world, "--yes")[0] == 0
+
+
+def test_a_quarantined_world_that_verifies_after_all_is_let_go_on(made: SmallRun, worlds: Any) -> None:
+    world = fork(worlds, made.world)
+    with made.opened() as opened:
+        opened.store.set_status(WorldId(world), "quarantined")
+    _, found = worlds("repair", world)
+    tick = found["worlds"][0]["tick"]
+    assert found["notes"] == [f"nothing is wrong with it; let it go on with: worlds repair {world} --to {tick}"]
+    assert worlds("repair", world, "--to", str(tick))[1]["worlds"][0]["state"] == "running"
 
 
 def test_what_is_not_forgotten_of_what_was_asked_is_told(made: SmallRun, worlds: Any) -> None:

@@ -67,7 +67,7 @@ local function finish(keys, args)
   if not unfinished(keys[1]) then
     return { 'DUP' }
   end
-  redis.call('HSET', keys[1], 'st', 'paused')
+  redis.call('HSET', keys[1], 'st', 'paused', 'why', '')
   return { 'OK' }
 end
 

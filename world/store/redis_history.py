@@ -15,7 +15,7 @@ from world.store.log import KEYFRAMES_KEPT, LogCaps, LogEntry
 from world.store.past import NO_DAMAGE, Damage, Line, Past, Pin, SegmentRef, hot_log_ticks, member_of, segments_of
 from world.store.records import Status, WorldRecord
 from world.store.redis_listing import page
-from world.store.refusals import refusal
+from world.store.refusals import UNFINISHED, refusal
 from world.store.replies import cap_fields, log_entries, milliseconds, pairs, record_fields, record_of
 from world.store.wire import Part
 
@@ -119,7 +119,7 @@ class RedisHistory:
         world = line.record.world
         check_world_id(world)
         segments = [part for ref in line.segments for part in (ref.first, member_of(ref))]
-        fields = record_fields(line.record) | {"st": "quarantined"} | cap_fields(self._caps)
+        fields = record_fields(line.record) | {"st": "quarantined", "why": UNFINISHED} | cap_fields(self._caps)
         flat = [part for item in fields.items() for part in item]
         self._link.one("ZADD", keys.index(world), "NX", time.time_ns() // 1_000_000, world)
         # Until it is whole nobody may have it: whoever dies here leaves a quarantined world, to be seen and deleted.

@@ -1,6 +1,7 @@
 """What a store answers when it refuses, as errors: one wording for every store."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from world.errors import (
     Conflict,
@@ -17,6 +18,13 @@ from world.snapshot import WorldId
 
 PAUSED_BY_LOG = "log"
 """Why a world is paused that reached the cap of its log; empty where a person paused it."""
+UNFINISHED = "unfinished"
+"""Why a world is quarantined that is being made of another's past, or whose maker died of it."""
+REASONS: Final = {
+    PAUSED_BY_LOG: "its log is as long as it may be, and waits to be archived",
+    UNFINISHED: "whoever made it was stopped before it was whole; delete it, and make it again",
+}
+"""What a person is told of them."""
 
 
 def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = None) -> StoreError:
@@ -33,6 +41,8 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
                 f"world {world!r}: it is paused, for its log is as long as it may be and nobody archives it;"
                 " it goes on by itself once it is archived"
             )
+        if details[1:] == [UNFINISHED]:
+            return NotRunning(f"world {world!r}: {REASONS[UNFINISHED]}")
         return NotRunning(f"world {world!r}: it is {details[0]}; set its status to 'running' first")
     if code == "PINNED":
         return Pinned(
