@@ -135,19 +135,3 @@ def test_an_event_is_felt_around_its_place_in_every_window_and_by_its_kind() -> 
     for window, x in ((0, 2), (1, 1)):
         assert (rain[0, window, 1, x] != nothing[0, window, 1, x]).any()
     assert not torch.equal(rain, wall)
-
-
-@torch.no_grad()
-def test_screens_hear_of_each_other_through_hubs_alone() -> None:
-    spec = _spec(map_rows=0, agents=3)
-    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
-    changed = slots.tokens.clone()
-    changed[:, 1, ..., 0] = (changed[:, 1, ..., 0] + 1) % VOCAB
-    actions, moved = torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), STAY)
-
-    def first(tokens: Tensor) -> Tensor:
-        return model.answer(Query(replace(slots, tokens=tokens), actions, moved)).token_logits()[:, 0, ..., 1:]
-
-    assert (first(changed) != first(slots.tokens)).any()
-    assert model.dynamics.hubs is not None
-    assert stirred_model(_spec(), VOCAB).dynamics.hubs is None, "a shared map needs none"
