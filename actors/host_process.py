@@ -11,6 +11,7 @@ from actors.host_config import WorldHostConfig
 from actors.ports import InsertLimiter, ReplaySink, WeightsSource
 from actors.settings import EnvSettings
 from actors.world_host import WorldHost
+from learner.allocation import keep_freed_memory
 from world.model.tokenizer_files import load_tokenizer
 from world.model.world_model import WorldModelConfig
 from world.store.records import Durability
@@ -39,6 +40,7 @@ def build_host(
     """Return a host without worlds. Raises `StoreUnavailable`, `UnsafeServer`, `EnvironmentUnusable`."""
     os.nice(settings.host.niceness)
     torch.set_num_threads(settings.host.torch_threads)
+    keep_freed_memory()
     env = settings.env
     tokenizer = load_tokenizer(Path(env.warmup_directory) / TOKENIZER_FILE)
     store = RedisWorldStore.connect(settings.redis_url, durability=settings.durability, lease_s=settings.host.lease_s)

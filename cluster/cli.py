@@ -31,7 +31,9 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Of worlds, weights and
 def run(
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="homestead-tiny (the default), homestead-small, crafter, or smoke."),
+        typer.Option(
+            "--preset", help="homestead-tiny (the default), -small, -base, crafter, or smoke."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="How long to run; the worlds go on next time.")] = 5.0,
     run_dir: RunDir = DEFAULT_RUN_DIR,
@@ -186,10 +188,17 @@ def redis_acl(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="env, replay, commit, fleet, takeover, storage, travel, or list.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="env, replay, commit, fleet, takeover, storage, travel, list, dream, or architectures."),
+    ],
     env: Annotated[str, typer.Option("--env", help="Environment of `bench env`.")] = "homestead",
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="About how long to measure; without it, as long as it needs.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Recorded worlds for `bench architectures`, each of which trains for --seconds."),
     ] = None,
     redis_url: RedisUrl = None,
     as_json: Json = False,
@@ -197,7 +206,7 @@ def bench(
     """Measure one part on this machine."""
     from cluster.benches import measure
 
-    found = measure(name, env=env, seconds=seconds, redis_url=redis_url)
+    found = measure(name, env=env, seconds=seconds, redis_url=redis_url, data=data)
     if as_json:
         print_json(found)
         return

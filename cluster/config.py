@@ -51,6 +51,8 @@ class RunConfig:
     """Ray's dashboard, on loopback, for a local cluster."""
     learner_gpus: int = 0
     """0 or 1. With 1 the learner waits for a node that has a GPU."""
+    host_gpus: float = 0.0
+    """Share of a GPU for each host, on which it dreams if `tick.dream.device` says so."""
     host: WorldHostConfig = field(default_factory=WorldHostConfig)
     tick: TickConfig = field(default_factory=TickConfig)
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
@@ -76,6 +78,11 @@ class RunConfig:
             raise ConfigError(f"run.seed must be in 0 … {MAX_SEED}, got {self.seed}")
         if self.learner_gpus not in (0, 1):
             raise ConfigError(f"run.learner_gpus must be 0 or 1, got {self.learner_gpus}")
+        if not 0.0 <= self.host_gpus <= 1.0 or (self.host_gpus > 0) != (self.tick.dream.device != "cpu"):
+            raise ConfigError(
+                "run.host_gpus must lie in [0, 1], and above 0 where tick.dream.device is a GPU alone, got "
+                f"{self.host_gpus} and {self.tick.dream.device!r}"
+            )
         if self.host.credit_items > self.limiter.max_insert_items:
             raise ConfigError(
                 f"host.credit_items must be <= limiter.max_insert_items = {self.limiter.max_insert_items},"

@@ -214,7 +214,7 @@ def _recipes(config: RunConfig, folder: RunFolder, namespace: str, redis_url: st
         settings = ShardSettings(directory=str(folder.replay / shard), seed=config.seed + index, replay=config.replay)
         recipes[shard] = _Recipe(ReplayShardActor, (to_text(settings),))
     for name in config.hosts:
-        recipes[name] = _Recipe(WorldHostActor, (name, namespace, host), num_cpus=1)
+        recipes[name] = _Recipe(WorldHostActor, (name, namespace, host), num_cpus=1, num_gpus=config.host_gpus)
     recipes[LEARNER] = _Recipe(LearnerActor, (namespace, learner), num_cpus=1, num_gpus=config.learner_gpus)
     return recipes
 

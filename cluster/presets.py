@@ -14,10 +14,12 @@ from learner.replay import ReplayConfig
 from learner.segments import SegmentConfig
 from learner.start import NOTHING
 from learner.training import TrainingConfig
+from world.dream import DreamConfig
 from world.errors import ConfigError
 from world.model.dynamics import DynamicsConfig
 from world.model.fsq import FsqConfig
-from world.model.world_model import WorldModelConfig, small
+from world.model.world_model import WorldModelConfig, base, small
+from world.tick import TickConfig
 from world.warmup import WarmupConfig
 
 
@@ -50,6 +52,32 @@ def homestead_small() -> RunConfig:
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=16384, max_ahead_items=65536, max_insert_items=1024),
         replay=ReplayConfig(budget_bytes=4 << 30),
         recording=RecordingConfig(num_worlds=128, budget_bytes=3 << 30),
+    )
+
+
+def homestead_base() -> RunConfig:
+    """Five hundred larger homesteads of eight agents and a model of about 110M parameters: a cluster with GPUs.
+
+    Hosts share two GPUs for their dreams; the learner has one of its own. Weights are 0.4 GB, so they are published
+    seldom, and a checkpoint with moments and average is 1.8 GB.
+    """
+    return RunConfig(
+        preset="homestead-base",
+        env="homestead:64x64",
+        num_agents=8,
+        num_worlds=512,
+        num_dreams=64,
+        num_hosts=16,
+        num_shards=8,
+        learner_gpus=1,
+        host_gpus=0.125,
+        tick=TickConfig(dream=DreamConfig(passes=2, device="cuda")),
+        model=base(),
+        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=3e-4, own_errors=0.08),
+        limiter=LimiterConfig(samples_per_insert=4.0, min_items=65536, max_ahead_items=262144, max_insert_items=4096),
+        loop=LoopConfig(publish_every_steps=500, evaluate_every_s=300.0, checkpoint_every_s=600.0),
+        replay=ReplayConfig(budget_bytes=8 << 30),
+        recording=RecordingConfig(num_worlds=256, budget_bytes=8 << 30),
     )
 
 
@@ -97,6 +125,7 @@ def smoke() -> RunConfig:
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "homestead-tiny": homestead_tiny,
     "homestead-small": homestead_small,
+    "homestead-base": homestead_base,
     "crafter": crafter,
     "smoke": smoke,
 }

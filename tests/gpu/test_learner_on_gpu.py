@@ -15,9 +15,9 @@ from world.evaluation.one_step import HeldOut
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def _learner(device: str) -> Learner:
+def _learner(device: str, *, compiled: bool = False) -> Learner:
     spec, tokenizer, rows = homestead_rows()
-    config = LearnerConfig(bfloat16=False, schedule=Endless(warmup_steps=5))
+    config = LearnerConfig(bfloat16=False, schedule=Endless(warmup_steps=5), compiled=compiled)
     return Learner(config, small_config(), spec, tokenizer, HeldOut(rows[100:], None), seed=0, device=device)
 
 
@@ -34,6 +34,18 @@ def test_steps_on_gpu_and_cpu_agree() -> None:
         expected, got = on_cpu.train_step(_columns(step)).losses, on_gpu.train_step(_columns(step)).losses
         for name, value in expected.items():
             assert got[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (step, name)
+
+
+# Torch's compiler imports parts of torch that are deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_steps_in_cuda_graphs_and_on_a_cpu_agree() -> None:
+    on_cpu, on_gpu = _learner("cpu"), _learner("cuda", compiled=True)
+    on_gpu.model.load_state_dict(on_cpu.model.state_dict())
+    for step in range(6):  # traced, captured, replayed
+        expected, got = on_cpu.train_step(_columns(step)), on_gpu.train_step(_columns(step))
+        assert got.grad_norm == pytest.approx(expected.grad_norm, rel=5e-3), step
+        for name, value in expected.losses.items():
+            assert got.losses[name] == pytest.approx(value, rel=5e-3, abs=1e-4), (step, name)
 
 
 def test_judgement_on_gpu_and_cpu_agrees() -> None:

@@ -14,6 +14,7 @@ from cluster.presets import PRESETS, of_env, preset
 from cluster.run_folder import RunFolder, continued, read_run
 from cluster.supervisor_config import SupervisorConfig
 from cluster.worlds import plan_worlds
+from learner.learner import LearnerConfig
 from learner.limiter import LimiterConfig
 from learner.loop import LoopConfig
 from learner.prefetch import PrefetchConfig
@@ -48,6 +49,11 @@ def test_any_environment_may_be_run_with_as_many_agents_as_it_has() -> None:
         lambda: RunConfig(preset="x", env="homestead", seed=-1),
         lambda: RunConfig(preset="x", env="homestead", seed=10**9),
         lambda: RunConfig(preset="x", env="homestead", learner_gpus=2),
+        lambda: RunConfig(preset="x", env="homestead", host_gpus=0.5),
+        lambda: replace(preset("homestead-base"), host_gpus=0.0),
+        lambda: replace(preset("homestead-base"), host_gpus=1.5),
+        lambda: replace(preset("homestead-base"), num_hosts=0),
+        lambda: replace(preset("homestead-base"), learner=LearnerConfig(past_ticks=30, sequence_ticks=4)),
         lambda: RunConfig(preset="x", env="homestead", host=WorldHostConfig(credit_items=10_000)),
         lambda: RunConfig(preset="x", env="homestead", host=WorldHostConfig(chunk_ticks=1000)),
         lambda: RunConfig(preset="x", env="homestead", host=WorldHostConfig(chunk_ticks=1)),
