@@ -52,8 +52,8 @@ class ComparisonConfig:
     """Processor seconds that each architecture is trained for."""
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """Peaks that are tried."""
-    trial_share: float = 0.1
-    """Part of `seconds` for which each of them is tried."""
+    trial_share: float = 0.2
+    """Part of `seconds` for which each of them is tried: long enough to come to the peak and leave it."""
     train_worlds: int = 16
     """Recorded worlds that are trained on."""
     validation_worlds: int = 4

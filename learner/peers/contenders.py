@@ -203,7 +203,7 @@ class FramesContender:
         frames = frames_of(columns, self._view)
         return model.logits(model(frames)[:, -1:], frames.cells[:, -1:], frames.status[:, -1:])
 
-    def _foresee(self, model: SpatioTemporal, ticks: Transitions, rows: IntpArray) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+    def _foresee(self, model: SpatioTemporal, ticks: Transitions, rows: IntpArray) -> tuple[np.ndarray, ...]:
         columns = _contexts(ticks, rows, self.num_ticks)
         cells, status = self._last_logits(model, columns)
         truth = following({name: column[:, -1:] for name, column in columns.items()}, self._view)

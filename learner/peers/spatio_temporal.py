@@ -68,7 +68,7 @@ class TemporalAttention(nn.Module):
 
     def _heads(self, x: Tensor, num_heads: int) -> Tensor:
         """Return (N, X, heads, L, d) from (N, L, X, heads·d)."""
-        return x.unflatten(-1, (num_heads, self.head_width)).permute(0, 2, 3, 1, 4).contiguous()
+        return x.reshape(*x.shape[:-1], num_heads, self.head_width).permute(0, 2, 3, 1, 4).contiguous()
 
 
 class SpatioTemporal(nn.Module):
