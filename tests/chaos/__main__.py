@@ -64,7 +64,7 @@ def main() -> int:
     """Run everything, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=240.0, help="of the random mix")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of the random mix")
     parser.add_argument("--report", type=Path, help="file for the JSON report")
     asked = parser.parse_args()
     began = time.monotonic()
