@@ -12,6 +12,7 @@ from cluster.bench_takeover import bench_takeover
 from cluster.machine import machine
 from learner.allocation import keep_freed_memory
 from learner.bench import bench_replay
+from learner.memory_bench import bench_memory
 from world.bench_dream import bench_dream
 from world.envs.bench import bench_env
 from world.errors import ConfigError
@@ -22,7 +23,19 @@ from world.store.bench_travel import bench_travel
 from world.store.records import Durability
 from world.store.server import EmbeddedServer
 
-BENCHES = ("env", "replay", "commit", "fleet", "takeover", "storage", "travel", "list", "dream", "architectures")
+BENCHES = (
+    "env",
+    "replay",
+    "commit",
+    "fleet",
+    "takeover",
+    "storage",
+    "travel",
+    "list",
+    "dream",
+    "architectures",
+    "memory",
+)
 LEAST_COMMIT_RATIO = 0.6
 """Of commits to bare XADDs, for 400 bytes and 256 a round trip, on the disk."""
 _LEVELS: tuple[Durability, ...] = ("process", "disk")
@@ -51,6 +64,8 @@ def measure(
             found = bench_travel()
         case "list":
             found = bench_list()
+        case "memory":
+            found = bench_memory()
         case "dream":
             keep_freed_memory()
             found = bench_dream(seconds or 30.0, env=env)

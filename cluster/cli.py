@@ -31,9 +31,7 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Of worlds, weights and
 def run(
     preset: Annotated[
         str | None,
-        typer.Option(
-            "--preset", help="homestead-tiny (the default), -small, -base, crafter, or smoke."
-        ),
+        typer.Option("--preset", help="homestead-tiny (the default), -small, -base, crafter, or smoke."),
     ] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="How long to run; the worlds go on next time.")] = 5.0,
     run_dir: RunDir = DEFAULT_RUN_DIR,
@@ -190,7 +188,9 @@ def redis_acl(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="env, replay, commit, fleet, takeover, storage, travel, list, dream, or architectures."),
+        typer.Argument(
+            help="env, replay, commit, fleet, takeover, storage, travel, list, dream, architectures, or memory."
+        ),
     ],
     env: Annotated[str, typer.Option("--env", help="Environment of `bench env`.")] = "homestead",
     seconds: Annotated[

@@ -1,12 +1,18 @@
 """What recurrent memory promises: a scan is a walk, and episodes do not leak into each other."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from learner.batches import Batch, MaskingConfig, make_batch
 from learner.losses import _scanned_memory
-from tests.model_cases import CountingEnv, counting_ticker, counting_world, stirred_model
+from tests.model_cases import CountingEnv, counting_ticker, counting_world, small_config, stirred_model
+from world.envs.grounded import EnvSpec
+from world.errors import ConfigError
 from world.live import LiveWorld
+from world.model.dynamics import DynamicsConfig
 from world.model.memory.recurrent import RecurrentMemory
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
@@ -109,6 +115,20 @@ def test_small_views_have_evidence_of_the_same_width() -> None:
         batch = _batch(model, rows)
         evidence = model.evidence(batch.slots, batch.actions, batch.rewards)
         assert evidence.shape == (1, 2, 11 * 16 + 16 + 1)
+
+
+def test_a_gain_makes_memory_louder_when_learning_begins_and_changes_nothing_else() -> None:
+    spec, config = CountingEnv().spec, small_config()
+    plain, loud = (_seeded(spec, replace(config.dynamics, memory_gain=gain)) for gain in (1.0, 10.0))
+    for name, weight in plain.items():
+        assert torch.equal(loud[name], 10 * weight if name == "dynamics.memory_slots.weight" else weight), name
+    with pytest.raises(ConfigError, match="memory_gain must be positive"):
+        replace(config.dynamics, memory_gain=0.0)
+
+
+def _seeded(spec: EnvSpec, dynamics: DynamicsConfig) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return WorldModel(replace(small_config(), dynamics=dynamics), spec, 65).state_dict()
 
 
 def _rows(world: LiveWorld, ticker: Ticker, ticks: int) -> tuple[Transitions, list[int]]:

@@ -46,6 +46,9 @@ class DynamicsConfig:
     """Blocks between the displacements and the cells, in order."""
     token_width: int = 64
     """Width in which tokens are embedded and told apart."""
+    memory_gain: float = 1.0
+    """How loud recurrent memory is when learning begins, against torch's own initialisation of what reads it. Something
+    that happened once moves it by hundredths, which a small training does not hear among what else is told."""
     num_recalled: int = 0
     """Slots for what an episodic memory brings back; 0: the model has none."""
     num_hubs: int = 8
@@ -58,6 +61,8 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
         if self.mixing not in ("local", "global"):
             raise ConfigError(f"dynamics.mixing is 'local' or 'global', got {self.mixing!r}")
+        if self.memory_gain <= 0.0:
+            raise ConfigError(f"dynamics.memory_gain must be positive, got {self.memory_gain}")
         if self.num_recalled < 0:
             raise ConfigError(f"dynamics.num_recalled must be >= 0, got {self.num_recalled}")
         if unknown := set(self.outcome_blocks) - {"local", "global"}:
@@ -180,6 +185,8 @@ class Dynamics(nn.Module):
         self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.02)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
         self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
+        with torch.no_grad():
+            self.memory_slots.weight.mul_(config.memory_gain)
         self.recall = RecallSlots(config.token_width, width) if config.num_recalled else None
         self.presence = nn.Linear(width, width)
         self.intent = nn.Linear(width, width)
