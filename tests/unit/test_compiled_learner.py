@@ -45,6 +45,7 @@ def test_a_traced_loss_is_one_program_and_the_same_loss() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_loss_compiled_for_this_processor_is_the_same_loss() -> None:
     _assert_steps_agree(_learner(), _learner(compiled=True), 3)
 

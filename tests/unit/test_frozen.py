@@ -137,6 +137,7 @@ def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int) -> None:
 
 @compiles
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_tick_compiled_for_this_processor_is_the_same_tick() -> None:
     env = CountingEnv(num_agents=3)
     model, slots = stirred_model(env.spec, VOCAB), random_slots(env.spec, VOCAB, batch=3)
