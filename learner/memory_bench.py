@@ -20,7 +20,7 @@ from world.envs.catalog import make_env, make_policy
 from world.envs.grounded import BoolArray, EnvSpec
 from world.evaluation.metrics import FloatArray, bootstrap
 from world.evaluation.one_step import HeldOut
-from world.evaluation.trials import Trials, beliefs, choice_trials, gate_trials, remembered, surprise
+from world.evaluation.trials import Trials, beliefs, cue_trials, gate_trials, remembered, surprise
 from world.field import UNSEEN
 from world.live import begin
 from world.model.dynamics import DynamicsConfig
@@ -47,23 +47,15 @@ class MemoryTask:
     env: str
     policy: str
     find: Callable[[Transitions, Tokenizer], Trials]
-    loss: LossConfig
-    """The outcome alone is asked for: what a memory is worth, not how long it takes beside all else."""
     num_worlds: int = 16
     held_out_worlds: int = 8
     world_ticks: int = 1_500
     steps: int = 240
 
 
-def _only(*, cells: float = 0.0, reward: float = 0.0) -> LossConfig:
-    return LossConfig(
-        cells=cells, reward=reward, displacement=0.0, status=0.0, continuation=0.0, action=0.0, policy=0.0
-    )
-
-
 TASKS = {
-    "switch": MemoryTask(env="homestead-hidden:24x24x1", policy="gatekeeper", find=gate_trials, loss=_only(cells=1.0)),
-    "cue": MemoryTask(env="MiniGrid-MemoryS11-v0", policy="chooser", find=choice_trials, loss=_only(reward=1.0)),
+    "switch": MemoryTask(env="homestead-hidden:24x24x1", policy="gatekeeper", find=gate_trials),
+    "cue": MemoryTask(env="MiniGrid-MemoryS11-v0", policy="chooser", find=cue_trials),
 }
 _LEARNING = LearnerConfig(
     batch_sequences=32,
@@ -73,8 +65,10 @@ _LEARNING = LearnerConfig(
     schedule=ToZero(warmup_steps=20, hold=0.6),
     averaging=0.9,
     masking=MaskingConfig(fully_masked=1.0, hide_displacement=0.0, ask_actions=0.0),
+    loss=LossConfig(displacement=0.0, status=0.0, reward=0.0, continuation=0.0, action=0.0, policy=0.0),
 )
-"""Each sequence ends with a trial, so that minutes are enough."""
+"""Each sequence ends with a trial, and its outcome alone is asked for: what a memory is worth is measured, in minutes,
+and not how long it takes to be learned beside all else."""
 _NUM_RECALLED = 12
 
 
@@ -135,7 +129,7 @@ def _lives(task: MemoryTask, tokenizer: Tokenizer, seeds: range) -> list[Transit
 def train(recorded: Recorded, task: MemoryTask, remembers: Remembers, seed: int) -> WorldModel:
     """Return the model after the task's steps; equal seeds draw equal sequences, whatever is remembered."""
     learner = Learner(
-        replace(_LEARNING, loss=task.loss),
+        _LEARNING,
         model_config(remembers),
         recorded.spec,
         recorded.tokenizer,

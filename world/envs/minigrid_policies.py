@@ -22,13 +22,14 @@ last few things that each of its cells has shown."""
 
 
 class ChooserPolicy:
-    """Look at the cue, glance aside a few times on the way, then go to the side that the toss of a coin says."""
+    """Look at the cue, glance aside a few times on the way, perhaps look back, then go to the side that the toss of a coin says."""
 
     def __init__(self, name: str, spec: EnvSpec, seed: int) -> None:
         if name not in MEMORY_POLICIES:
             raise EnvironmentUnusable(f"{spec.name}: no policy {name!r}; there are {', '.join(MEMORY_POLICIES)}")
         self._random = np.random.Generator(np.random.Philox(seed % (1 << 64)))
-        self._has_looked, self._glancing_at, self._turns_left, self._side = False, 0, 0, _NORTH
+        self._has_looked, self._looks_back, self._side = False, False, _NORTH
+        self._glancing_at, self._turns_left = 0, 0
 
     def act(self, env: GroundedEnv, tick: int) -> Int32Array:
         """Return the action (1,). Raises `EnvironmentUnusable` for an environment of another kind."""
@@ -45,14 +46,19 @@ class ChooserPolicy:
         if x == self._glancing_at and self._turns_left and heading != _WEST:
             self._turns_left -= 1
             return _toward(_NORTH if heading == _EAST else _EAST, heading)
+        if x == self._glancing_at and self._looks_back:
+            if heading != _WEST:
+                return _toward(_WEST, heading)
+            self._looks_back = False
         in_hallway = y == truth.height // 2 and x < int(truth.success_pos[0])
         return _toward(_EAST if in_hallway else self._side, heading)
 
     def _plan(self, width: int) -> None:
-        """Draw where to glance aside, how often, and which side to choose."""
+        """Draw where to glance aside, how often, whether to look back from there, and which side to choose."""
         self._has_looked = False
         self._glancing_at = int(self._random.integers(3, max(width - 3, 4)))
         self._turns_left = 2 * int(self._random.integers(0, _MOST_GLANCES + 1))
+        self._looks_back = bool(self._random.integers(2))
         self._side = (_NORTH, _SOUTH)[int(self._random.integers(2))]
 
 

@@ -109,12 +109,12 @@ def _foretell(
         cells.astype(np.float32),
         np.where(asked > 0, np.exp2(-_bits(believed, asked)), 0.0).astype(np.float32),
         model.reward.mean(rewards).cpu().numpy().astype(np.float32),
-        belief_in_reward(rewards, model.reward.bins).cpu().numpy().astype(np.float32),
+        _belief_in_reward(rewards, model.reward.bins).cpu().numpy().astype(np.float32),
         (1 - torch.sigmoid(likely.continuation_logits().float())).cpu().numpy().astype(np.float32),
     )
 
 
-def belief_in_reward(logits: Tensor, bins: Tensor) -> Tensor:
+def _belief_in_reward(logits: Tensor, bins: Tensor) -> Tensor:
     """Return the belief (…) that a reward is an event, from logits (…, Z) over bins (Z,)."""
     return torch.softmax(logits.float(), -1)[..., symexp(bins).abs() >= REWARD_EVENT].sum(-1)
 

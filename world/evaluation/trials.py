@@ -13,17 +13,19 @@ from world.envs.grounded import BoolArray
 from world.envs.homestead.tiles import AGENT_CODE, THING_CODE, Action, Thing
 from world.errors import ConfigError
 from world.evaluation.codes import CodeTable, is_agent
-from world.evaluation.foretell import REWARD_EVENT, belief_in_reward, slots_of
+from world.evaluation.foretell import slots_of
 from world.evaluation.metrics import FloatArray
 from world.field import UNSEEN, IntpArray, Uint16Array
 from world.model.memory.recall import recalled_in_order
 from world.model.query import Query
-from world.model.tokenizer import Tokenizer
+from world.model.tokenizer import PatchTokenizer, Tokenizer
 from world.model.world_model import WorldModel
 from world.trajectory import Transitions
 
 _GATE_CLOSED, _GATE_OPEN = THING_CODE + Thing.GATE_CLOSED, THING_CODE + Thing.GATE_OPEN
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
+_KEY_PATCH, _BALL_PATCH = (5, 1, 0), (6, 1, 0)
+"""Kind, colour (green) and state, as MiniGrid encodes them."""
 _LEAST_CHANCE = 2.0**-20
 """A belief counts as at least this, so that one sure error costs twenty bits and not infinitely many."""
 
@@ -37,9 +39,9 @@ class Trials:
     agent: IntpArray
     """(n,)"""
     happened: BoolArray
-    """(n,) whether the gate opened, or the choice was rewarded."""
+    """(n,) whether the gate opened, or the cue is the key."""
     asked: Uint16Array
-    """(T, A, H, W) the token that is there if it happened, 0 elsewhere; all 0 where a reward says so."""
+    """(T, A, H, W) the token that is there if it happened, in one cell of each trial; 0 elsewhere."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -67,11 +69,31 @@ def gate_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
     return Trials(rows, agents, table.codes(after[is_trial]) == _GATE_OPEN, asked)
 
 
-def choice_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
-    """Return each tick that ends a story: is it rewarded?"""
-    rows, agents = np.nonzero(ticks.terminated)
-    is_rewarded = np.abs(ticks.rewards[ticks.terminated]) >= REWARD_EVENT
-    return Trials(rows, agents, is_rewarded, np.zeros(ticks.next_tokens.shape, np.uint16))
+def cue_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
+    """Return each look back at what a MiniGrid-Memory began with, out of view since: is it the key? Read from tokens.
+
+    Raises `ConfigError` for a tokenizer of other patches.
+    """
+    key, ball = (_token_of(tokenizer, patch) for patch in (_KEY_PATCH, _BALL_PATCH))
+    now, after = (np.isin(tokens, (key, ball)) for tokens in (ticks.tokens[..., 0], ticks.next_tokens))
+    episode = np.cumsum(ticks.is_first)
+    in_view = now.any(axis=(1, 2, 3))
+    last_seen = np.maximum.accumulate(np.where(in_view, np.arange(len(ticks)), -1))
+    # In view before in this very episode, and not now; one thing comes into view, which can only be the cue again.
+    seen_before = (last_seen >= 0) & (episode[last_seen] == episode) & ~in_view
+    comes = after.sum(axis=(2, 3)) == 1
+    rows, agents = np.nonzero(comes & seen_before[:, None])
+    asked = np.where(after & (comes & seen_before[:, None])[..., None, None], np.uint16(key), np.uint16(0))
+    happened = (ticks.next_tokens[rows, agents] == key).any(axis=(1, 2))
+    return Trials(rows, agents, happened, asked)
+
+
+def _token_of(tokenizer: Tokenizer, patch: tuple[int, int, int]) -> int:
+    if isinstance(tokenizer, PatchTokenizer) and tokenizer.codebook.shape[1:] == (1, 1, 3):
+        found = np.flatnonzero((tokenizer.codebook.reshape(-1, 3) == patch).all(axis=1))
+        if len(found):
+            return 1 + int(found[0])
+    raise ConfigError("cue trials are read from MiniGrid's keys and balls, and this tokenizer has none of them")
 
 
 @torch.inference_mode()
@@ -95,11 +117,8 @@ def beliefs(model: WorldModel, ticks: Transitions, trials: Trials) -> FloatArray
     actions, moved = (torch.from_numpy(column.astype(np.int64)) for column in (part.actions, part.displacement))
     answer = model.answer(Query(slots, actions=actions, displacement=moved))
     asked = torch.from_numpy(trials.asked[rows].astype(np.int64))
-    if asked.any():
-        chances = torch.softmax(answer.token_logits().float(), -1).gather(-1, asked[..., None])[..., 0]
-        believed = (chances * (asked > 0)).sum((2, 3))
-    else:
-        believed = belief_in_reward(answer.reward_logits(), model.reward.bins)
+    chances = torch.softmax(answer.token_logits().float(), -1).gather(-1, asked[..., None])[..., 0]
+    believed = (chances * (asked > 0)).sum((2, 3))
     return believed.numpy()[position, trials.agent].astype(np.float64)
 
 
