@@ -22,7 +22,10 @@ last few things that each of its cells has shown."""
 
 
 class ChooserPolicy:
-    """Look at the cue, glance aside a few times on the way, perhaps look back, then go to the side that the toss of a coin says."""
+    """Look at the cue, glance aside a few times on the way, perhaps look back, then go to a side.
+
+    Which side, and all else that is drawn, has nothing to do with the cue.
+    """
 
     def __init__(self, name: str, spec: EnvSpec, seed: int) -> None:
         if name not in MEMORY_POLICIES:
