@@ -55,7 +55,7 @@ class MemoryTask:
 
 TASKS = {
     "switch": MemoryTask(env="homestead-hidden:24x24x1", policy="gatekeeper", find=gate_trials),
-    "cue": MemoryTask(env="MiniGrid-MemoryS11-v0", policy="chooser", find=cue_trials),
+    "cue": MemoryTask(env="MiniGrid-MemoryS11-v0", policy="chooser", find=cue_trials, steps=480),
 }
 _LEARNING = LearnerConfig(
     batch_sequences=32,

@@ -15,14 +15,16 @@ def test_the_chooser_looks_at_the_cue_walks_and_chooses_either_side() -> None:
     rewarded, lengths = [], []
     for seed in range(80):
         env.reset(seed)
-        has_looked = False
+        has_looked, looked_back = False, False
         for tick in range(100):
             truth = env.truth  # type: ignore[attr-defined]
-            has_looked |= truth.agent_dir == 2 and truth.agent_pos[0] <= 2
+            faces_west = truth.agent_dir == 2
+            looked_back |= has_looked and faces_west and truth.agent_pos[0] >= 5
+            has_looked |= faces_west and truth.agent_pos[0] == 3
             step = env.step(policy.act(env, tick))
             if step.terminated.all():
                 break
-        assert step.terminated.all() and has_looked
+        assert step.terminated.all() and has_looked and looked_back
         rewarded.append(step.rewards[0] > 0)
         lengths.append(tick + 1)
     assert 0.3 < np.mean(rewarded) < 0.7

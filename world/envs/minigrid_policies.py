@@ -14,15 +14,17 @@ MEMORY_TASKS = "MiniGrid-Memory"
 MEMORY_POLICIES = ("chooser",)
 _LEFT, _RIGHT, _FORWARD = range(3)
 _EAST, _SOUTH, _WEST, _NORTH = range(4)
-_CUE_X = 2
+_CUE_X = 3
 """The column from which somebody who looks west has the cue before him."""
-_MOST_GLANCES = 4
-"""So often an agent may look aside in the hallway: what was seen slips out of what is kept of a screen, which is the
-last few things that each of its cells has shown."""
+_HALLWAY_X = 5
+"""The first column of the hallway: from there nobody sees the cue but who looks west."""
+_FEWEST_GLANCES, _MOST_GLANCES = 3, 5
+"""So often an agent looks aside in the hallway: what was seen slips out of what is kept of a screen, which is the last
+few things that each of its cells has shown. Nearer to the cue, a cell would show it that no glance changes."""
 
 
 class ChooserPolicy:
-    """Look at the cue, glance aside a few times on the way, perhaps look back, then go to a side.
+    """Look at the cue, glance aside a few times on the way, look back from there, then go to a side.
 
     Which side, and all else that is drawn, has nothing to do with the cue.
     """
@@ -43,9 +45,9 @@ class ChooserPolicy:
             self._plan(truth.width)
         x, y, heading = int(truth.agent_pos[0]), int(truth.agent_pos[1]), int(truth.agent_dir)
         if not self._has_looked:
-            self._has_looked = x <= _CUE_X and heading == _WEST
+            self._has_looked = x == _CUE_X and heading == _WEST
         if not self._has_looked:
-            return _toward(_WEST, heading)
+            return _toward(_EAST if x < _CUE_X else _WEST, heading)
         if x == self._glancing_at and self._turns_left and heading != _WEST:
             self._turns_left -= 1
             return _toward(_NORTH if heading == _EAST else _EAST, heading)
@@ -57,11 +59,11 @@ class ChooserPolicy:
         return _toward(_EAST if in_hallway else self._side, heading)
 
     def _plan(self, width: int) -> None:
-        """Draw where to glance aside, how often, whether to look back from there, and which side to choose."""
+        """Draw where to glance aside and look back, how often, and which side to choose."""
         self._has_looked = False
-        self._glancing_at = int(self._random.integers(3, max(width - 3, 4)))
-        self._turns_left = 2 * int(self._random.integers(0, _MOST_GLANCES + 1))
-        self._looks_back = bool(self._random.integers(2))
+        self._glancing_at = int(self._random.integers(_HALLWAY_X, max(width - 3, _HALLWAY_X + 1)))
+        self._turns_left = 2 * int(self._random.integers(_FEWEST_GLANCES, _MOST_GLANCES + 1))
+        self._looks_back = True
         self._side = (_NORTH, _SOUTH)[int(self._random.integers(2))]
 
 

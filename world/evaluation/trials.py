@@ -72,20 +72,26 @@ def gate_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
 def cue_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
     """Return each look back at what a MiniGrid-Memory began with, out of view since: is it the key? Read from tokens.
 
-    Raises `ConfigError` for a tokenizer of other patches.
+    Who looks west along the hallway has the cue in the row of cells to his right, and nothing else in view. Raises
+    `ConfigError` for a tokenizer of other patches.
     """
     key, ball = (_token_of(tokenizer, patch) for patch in (_KEY_PATCH, _BALL_PATCH))
-    now, after = (np.isin(tokens, (key, ball)) for tokens in (ticks.tokens[..., 0], ticks.next_tokens))
+    now, after = (_cue_in_view(tokens, key, ball) for tokens in (ticks.tokens[..., 0], ticks.next_tokens))
+    last_seen = np.maximum.accumulate(np.where(now, np.arange(len(ticks))[:, None], -1))
     episode = np.cumsum(ticks.is_first)
-    in_view = now.any(axis=(1, 2, 3))
-    last_seen = np.maximum.accumulate(np.where(in_view, np.arange(len(ticks)), -1))
-    # In view before in this very episode, and not now; one thing comes into view, which can only be the cue again.
-    seen_before = (last_seen >= 0) & (episode[last_seen] == episode) & ~in_view
-    comes = after.sum(axis=(2, 3)) == 1
-    rows, agents = np.nonzero(comes & seen_before[:, None])
-    asked = np.where(after & (comes & seen_before[:, None])[..., None, None], np.uint16(key), np.uint16(0))
+    is_trial = after & ~now & (last_seen >= 0) & (episode[last_seen] == episode[:, None])
+    rows, agents = np.nonzero(is_trial)
+    there = np.isin(ticks.next_tokens, (key, ball)) & is_trial[..., None, None]
     happened = (ticks.next_tokens[rows, agents] == key).any(axis=(1, 2))
-    return Trials(rows, agents, happened, asked)
+    return Trials(rows, agents, happened, np.where(there, np.uint16(key), np.uint16(0)))
+
+
+def _cue_in_view(tokens: Uint16Array, key: int, ball: int) -> BoolArray:
+    """Return whether a view (T, A, H, W) shows one thing alone, one row to the right of who looks."""
+    things = np.isin(tokens, (key, ball))
+    # MiniGrid's images have columns first: what is to the right is below.
+    seen: BoolArray = (things.sum(axis=(2, 3)) == 1) & things[:, :, things.shape[2] // 2 + 1].any(axis=2)
+    return seen
 
 
 def _token_of(tokenizer: Tokenizer, patch: tuple[int, int, int]) -> int:
