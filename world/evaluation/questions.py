@@ -75,10 +75,7 @@ def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> S
 @torch.inference_mode()
 def _asked(model: WorldModel, ticks: Transitions, observed: BoolArray) -> Told:
     starts = range(0, len(ticks), _ROWS_AT_ONCE)
-    parts = [
-        _asked_of(model, ticks[i : i + _ROWS_AT_ONCE], observed[i : i + _ROWS_AT_ONCE])
-        for i in starts
-    ]
+    parts = [_asked_of(model, ticks[i : i + _ROWS_AT_ONCE], observed[i : i + _ROWS_AT_ONCE]) for i in starts]
     return Told(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
