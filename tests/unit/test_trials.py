@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from learner import memory_bench
 from learner.memory_bench import CONDITIONS, TASKS, chance, judge, model_config, record, summary, train
 from tests.model_cases import CountingEnv, counting_ticker, counting_world, stirred_model
 from world.envs.catalog import make_env, make_policy
@@ -125,3 +126,15 @@ def test_a_closed_recurrence_stays_zero_through_learning_and_an_open_one_does_no
     assert len(believed) == len(happened) > 3
     assert torch.isfinite(torch.from_numpy(believed)).all()
     assert model_config(remembers).memory_size == memory.shape[-1]
+
+
+def test_the_bench_tells_of_every_condition_beside_chance_and_one_who_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = replace(TASKS["cue"], num_worlds=1, held_out_worlds=1, world_ticks=300, steps=1)
+    monkeypatch.setattr(memory_bench, "TASKS", {"cue": brief})
+    found = memory_bench.bench_memory()
+    told = found["details"]["cue"]
+    assert set(CONDITIONS) | {"chance", "oracle"} <= set(told) and told["oracle"] == {"bits": 0.0, "right": 1.0}
+    assert found["value"] == told["nothing"]["bits"] - told["recurrent"]["bits"]
+    for condition in CONDITIONS:
+        assert told[condition]["trials"] > 3 and len(told[condition]["bits_by_seed"]) == 2
+        assert told[condition]["bits_interval"][0] <= told[condition]["bits"] <= told[condition]["bits_interval"][1]
