@@ -21,6 +21,7 @@ from world.warmup import TOKENIZER_FILE
 
 NOTHING = "nothing"
 """The start of whoever learns all by himself."""
+_LONG_AVERAGING = 0.999
 _SHIPPED = Path(__file__).parent / "pretrained"
 
 
@@ -64,8 +65,9 @@ def gently(learner: LearnerConfig, step: int) -> LearnerConfig:
     """Return how to go on from the weights of a step: with a tenth of the peak rate, and less and less.
 
     Weights that were trained to the end of their schedule would be taken back at its height to where it was half done.
+    What is published is averaged over a thousand steps, since it begins as the best that there is.
     """
-    return replace(learner, schedule=Endless(hold_steps=max(step // 100, 1)))
+    return replace(learner, schedule=Endless(hold_steps=max(step // 100, 1)), averaging=_LONG_AVERAGING)
 
 
 def write(restored: Restored, directory: Path) -> None:

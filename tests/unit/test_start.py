@@ -66,6 +66,7 @@ def test_going_on_from_trained_weights_is_done_at_a_tenth_of_the_peak_and_less_a
     schedule = gently(LearnerConfig(), 12_000).schedule
     shares = [schedule.share(step, 0.0) for step in (12_001, 20_000, 48_000)]
     assert shares == pytest.approx([0.1, 0.0775, 0.05], rel=0.01)
+    assert gently(LearnerConfig(), 12_000).averaging > LearnerConfig().averaging
     assert 0 < gently(LearnerConfig(), 7).schedule.share(8, 0.0) < 0.2
 
 
