@@ -91,7 +91,7 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         folder.check_space()
         spec = make_env(config.env, num_agents=config.num_agents).spec
         if not stored and config.start_from != NOTHING:
-            step = bring(config.start_from, folder.start, folder.warmup, config.model)
+            step = bring(config.start_from, folder.start, folder.warmup, config.model, spec.layout)
             config = replace(config, learner=gently(config.learner, step))
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))

@@ -14,6 +14,7 @@ from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import LearnerConfig
 from learner.restored import Restored, restore
 from learner.schedule import Endless
+from world.envs.grounded import ViewLayout
 from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer_files import save_tokenizer
 from world.model.world_model import WorldModelConfig
@@ -43,16 +44,22 @@ def start_path(name: str) -> Path:
     return path
 
 
-def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig) -> int:
+def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout: ViewLayout) -> int:
     """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
 
     Returns the step of these weights.
-    Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes.
+    Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes, or of
+    worlds that are seen otherwise.
     """
     restored = restore(start_path(name))
     if restored.model_config != model:
         raise ConfigError(
             f"{restored.path}: is a model of other sizes than this run's; begin with other weights, or nothing"
+        )
+    if restored.tokenizer.layout != layout:
+        raise ConfigError(
+            f"{restored.path}: is of worlds seen as {restored.tokenizer.layout}, this run's are seen as {layout}; begin"
+            " with other weights, or nothing"
         )
     write(restored, start)
     warmup.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """What a start promises: another training's weights and tokenizer, whole or refused with a sentence."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from world.errors import CheckpointError, ConfigError
 from world.evaluation.one_step import HeldOut
 from world.model.tokenizer_files import load_tokenizer, save_tokenizer
 from world.warmup import TOKENIZER_FILE
+
+LAYOUT = homestead_rows()[0].layout
 
 
 def _learner(*, seed: int, memory_size: int = 4) -> Learner:
@@ -48,7 +50,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_run_begins_with_anothers_averaged_weights_and_tokenizer_and_no_more(trained: Path, tmp_path: Path) -> None:
     start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
-    assert bring(str(trained), start, warmup, small_config()) == 7
+    assert bring(str(trained), start, warmup, small_config(), LAYOUT) == 7
     assert load_tokenizer(warmup / TOKENIZER_FILE).digest == homestead_rows()[1].digest
     names = {path.name for path in start.iterdir()}
     assert names == {"average.safetensors", "manifest.json", TOKENIZER_FILE}
@@ -73,14 +75,16 @@ def test_going_on_from_trained_weights_is_done_at_a_tenth_of_the_peak_and_less_a
 def test_bringing_it_twice_is_bringing_it_once(trained: Path, tmp_path: Path) -> None:
     start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
     for _ in range(2):
-        bring(str(trained), start, warmup, small_config())
+        bring(str(trained), start, warmup, small_config(), LAYOUT)
     assert restore(start).step == 7 and sorted(path.name for path in start.parent.iterdir()) == ["start", "warmup"]
 
 
 def test_weights_of_another_model_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="other sizes"):
-        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(memory_size=5))
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(memory_size=5), LAYOUT)
     assert not (tmp_path / "start").exists() and not (tmp_path / "warmup").exists()
+    with pytest.raises(ConfigError, match="are seen as"):
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), replace(LAYOUT, rows=11))
     with pytest.raises(CheckpointError, match="do not fit"):
         _learner(seed=2, memory_size=5).begin_from(restore(trained).weights, step=7)
 
@@ -90,4 +94,4 @@ def test_a_start_that_is_not_there_or_damaged_is_told(trained: Path, tmp_path: P
         start_path("no/such/folder")
     (trained / "checkpoints" / "step-00000007" / "average.safetensors").write_bytes(b"rot")
     with pytest.raises(CheckpointError, match="average"):
-        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config())
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), LAYOUT)
