@@ -1,6 +1,8 @@
 """All faults, each at every call where that makes sense, then a random mix, then stores with known mistakes.
 
-    python -m tests.chaos [--seed N] [--seconds OF_THE_MIX] [--report FILE]
+    python -m tests.chaos [--seed N] [--minutes ABOUT] [--report FILE]
+
+The mix goes on for as long as is left of the time, but for its least and its most.
 
 Prints a JSON report; ends with 1 where a promise was broken, a known mistake was not found, or too little was struck.
 """
@@ -32,10 +34,14 @@ from tests.chaos.variants import VARIANTS, Variant
 LEAST_ACKS: Final = 10_000
 LEAST_FAULTS: Final = 200
 """Of the random mix, for its result to mean anything."""
+_MIX_S: Final = (180.0, 300.0)
+"""The shortest that strikes enough, and the longest that is of use."""
+_MISTAKES_S: Final = 60.0
+"""What stores with known mistakes take."""
 
 
-def all_parts(directory: Path, *, seed: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield one report after the other."""
+def all_parts(directory: Path, *, seed: int, ends_at: float) -> Iterator[dict[str, Any]]:
+    """Yield one report after the other, the mix until about a moment of the monotonic clock."""
     with ChaosServer(directory / "calls") as server:
         yield _timed(kill_host_at_every_call, server, directory)
         yield _timed(kill_server_at_every_call, server, directory)
@@ -46,6 +52,8 @@ def all_parts(directory: Path, *, seed: int, seconds: float) -> Iterator[dict[st
     yield _timed(cut_log_at_many_bytes, directory / "cuts", num=300, seed=seed)
     yield _timed(flip_bits, directory / "flips", num=500, seed=seed)
     yield _timed(fuzz, 100_000, seed=seed)
+    least, most = _MIX_S
+    seconds = min(max(ends_at - time.monotonic(), least), most)
     yield run_chaos(_new(directory / "mix"), seed=seed, seconds=seconds)
 
 
@@ -64,14 +72,14 @@ def main() -> int:
     """Run everything, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=300.0, help="of the random mix")
+    parser.add_argument("--minutes", type=float, default=15.0, help="for all of it, about")
     parser.add_argument("--report", type=Path, help="file for the JSON report")
     asked = parser.parse_args()
     began = time.monotonic()
     parts, mistakes = [], []
     with tempfile.TemporaryDirectory(prefix="worlds-chaos-") as temporary:
         directory = Path(temporary)
-        for part in all_parts(directory, seed=asked.seed, seconds=asked.seconds):
+        for part in all_parts(directory, seed=asked.seed, ends_at=began + 60 * asked.minutes - _MISTAKES_S):
             parts.append(part)
             print(f"{part['chaos']}: {part['num_faults']} faults, {part['violations']} violations", file=sys.stderr)
         for variant in VARIANTS:
