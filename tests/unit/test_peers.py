@@ -185,6 +185,22 @@ def test_copying_finds_no_edit_and_makes_none_up() -> None:
     assert found["bits@in_view"].value == pytest.approx(1 + np.log2(18) / 2)
 
 
+def test_who_is_wrong_about_the_place_alone_is_told_apart() -> None:
+    truth = np.arange(1, 10, dtype=np.uint16).reshape(1, 1, 3, 3)
+    last = truth.copy()
+    last[0, 0, 1, 1] = 20
+    nothing = np.zeros(truth.shape, np.bool_)
+    status = np.ones((1, 1, 2), np.uint16)
+    asked = Asked(np.array([0]), truth, last, nothing, np.zeros(truth.shape, np.int32), status, status)
+    # The view from one cell farther east: all is right, in the wrong place.
+    east = np.concatenate([truth[..., 1:], np.full((1, 1, 3, 1), 30, np.uint16)], axis=-1)
+    told = Foreseen(east, status, np.zeros(truth.shape), np.zeros(1))
+    found = scores([asked], [told], 8, seed=0)
+    assert found["f1@in_view"].value == 0.0 and found["placed_f1@in_view"].value == 1.0
+    right = scores([asked], [replace(told, tokens=truth)], 8, seed=0)
+    assert right["f1@in_view"].value == right["placed_f1@in_view"].value == 1.0
+
+
 def test_intervals_are_over_worlds() -> None:
     good, bad = _asked([0], [5], [4]), _asked([0], [5], [4])
 
