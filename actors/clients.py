@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayS
 
 from actors.kept_limiter import Debtor
 from actors.ports import Drawn, Inserted, PeerFailed, PeerLost
+from actors.shares import Shares
 from learner.limiter import Grant, LimiterState
 from learner.loop import CollectionState
 from learner.replay import ShardState, shard_of
@@ -155,8 +156,7 @@ class ShardsClient:
     def __init__(self, shards: Sequence[str], namespace: str, *, seed: int = 0) -> None:
         self._names = tuple(shards)
         self._peers = {name: Peer(name, namespace) for name in shards}
-        self._held = dict.fromkeys(self._names, 1)
-        self._rng = np.random.default_rng(seed)
+        self._shares = Shares(shards, seed=seed)
 
     def insert(self, chunk: Chunk) -> RayCall[Inserted] | FailedCall:
         """Send a chunk to the shard of its world."""
@@ -165,12 +165,12 @@ class ShardsClient:
     def draw(self, num_sequences: int, length: int) -> dict[str, NDArray[np.generic]] | None:
         """Return columns (B, L, …), from each shard as many as its share of what all hold.
 
-        A shard that is away is left out; None if the others cannot fill the batch.
+        A shard that is away is left out for a moment; None if the others cannot fill the batch.
         """
         parts: list[dict[str, NDArray[np.generic]]] = []
         wanted = num_sequences
         for _ in range(2):
-            for drawn in self._draw_from(self._shares(wanted), length):
+            for drawn in self._draw_from(self._shares.of(wanted), length):
                 if drawn.columns:
                     parts.append(drawn.columns)
                     wanted -= len(drawn.columns["is_first"])
@@ -182,12 +182,6 @@ class ShardsClient:
         """Return every shard's state, durable. Raises `PeerLost`, `DiskFull`."""
         return {name: peer.ask("state") for name, peer in self._peers.items()}
 
-    def _shares(self, num_sequences: int) -> dict[str, int]:
-        held = np.array([self._held[name] for name in self._names], np.float64)
-        held = held if held.any() else np.ones(len(held))
-        counts = self._rng.multinomial(num_sequences, held / held.sum())
-        return {name: int(count) for name, count in zip(self._names, counts, strict=True) if count}
-
     def _draw_from(self, shares: dict[str, int], length: int) -> list[Drawn]:
         calls = {name: self._peers[name].call("draw", count, length) for name, count in shares.items()}
         drawn = []
@@ -195,10 +189,9 @@ class ShardsClient:
             try:
                 answer: Drawn = call.result(_ANSWER_WITHIN_S) if isinstance(call, RayCall) else call.result()
             except PeerLost:
-                self._held[name] = 0
+                self._shares.lost(name)
                 continue
-            # A shard that answers is asked again, however little it holds.
-            self._held[name] = max(answer.held_items, 1) if answer.columns else 1
+            self._shares.answered(name, answer.held_items if answer.columns else 0)
             drawn.append(answer)
         return drawn
 
