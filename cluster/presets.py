@@ -34,6 +34,7 @@ def homestead_tiny() -> RunConfig:
         limiter=_limiter(2.0),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
         replay=ReplayConfig(budget_bytes=1 << 29, segments=SegmentConfig(quota_bytes=2 << 30)),
+        recording=RecordingConfig(num_worlds=128, world_ticks=1_000),
     )
 
 

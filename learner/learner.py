@@ -16,6 +16,7 @@ from torch import Tensor
 from learner.batches import Batch, MaskingConfig, make_batch
 from learner.error_bank import ErrorBank
 from learner.losses import LossConfig, cells_asked, world_model_loss
+from learner.optimizer import Optimizer
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
@@ -41,6 +42,8 @@ class LearnerConfig:
     """Peak."""
     schedule: Endless | ToZero = field(default_factory=Endless)
     """How the learning rate comes to its peak and leaves it."""
+    muon: bool = True
+    """Whether the matrices of blocks are improved by Muon (`learner.optimizer`)."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     averaging: float = 0.99
@@ -117,8 +120,8 @@ class Learner:
         self.model = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device)
         self._average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self._judged = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device).eval()
-        self._optimizer = torch.optim.AdamW(
-            self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True
+        self._optimizer = Optimizer(
+            self.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, muon=config.muon
         )
         self._rng = np.random.default_rng(seed)
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
@@ -134,10 +137,8 @@ class Learner:
         """
         began = time.perf_counter()
         batch = self.batch(columns)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.config.schedule.share(self.step + 1, done)
         # Before the loss: a CUDA graph that runs again writes over the gradients that it left.
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         asked = cells_asked(self.model, batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
             parts = self._loss(self.model, batch, self.config.loss, self._errors, asked)
@@ -145,7 +146,7 @@ class Learner:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         finite = math.isfinite(norm)
         if finite:
-            self._optimizer.step()
+            self._optimizer.step(self.config.schedule.share(self.step + 1, done))
         self.step += 1
         self._update_average()
         return StepMetrics(
@@ -231,15 +232,6 @@ class Learner:
         decay = min(self.config.averaging, self.step / (self.step + 10))
         own = list(self.model.state_dict().values())
         torch._foreach_lerp_(list(self._average.values()), own, 1 - decay)
-
-    def _parameter_groups(self) -> list[dict[str, object]]:
-        """Decay matrices, not gains, biases and tables."""
-        decayed = [p for n, p in self.model.named_parameters() if p.dim() >= 2 and "table" not in n]
-        others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "table" in n]
-        return [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
 
 
 def _tensors(part: object) -> dict[str, Tensor]:

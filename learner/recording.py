@@ -39,6 +39,9 @@ class RecordingConfig:
     """Worlds, each of a seed of its own."""
     world_ticks: int = 2_000
     """Ticks that each world lives, resets included."""
+    event_rate: float = 0.05
+    """World events a tick, in environments that have any: more than befall a world that people live in, so that
+    the rare ones are met."""
     chunk_ticks: int = 500
     """Ticks of a chunk: sequences, and what memory is run over before them, lie within one."""
     worlds_at_once: int = 8
@@ -52,6 +55,8 @@ class RecordingConfig:
         for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "num_processes", "budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recording.{name} must be >= 1, got {getattr(self, name)}")
+        if not 0.0 <= self.event_rate <= 1.0:
+            raise ConfigError(f"recording.event_rate must lie in [0, 1], got {self.event_rate}")
         if self.world_ticks <= self.chunk_ticks:
             raise ConfigError(
                 f"recording.world_ticks must be > chunk_ticks = {self.chunk_ticks}, got {self.world_ticks}"

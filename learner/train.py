@@ -151,7 +151,7 @@ def _recorded_worlds(plan: TrainingPlan, tokenizer: Tokenizer) -> RecordedWorlds
         tokenizer=tokenizer.digest,
         memory_size=plan.model.memory_size,
         # How they would be dreamed is of no matter here.
-        tick=replace(plan.tick, dream=DreamConfig()),
+        tick=replace(plan.tick, dream=DreamConfig(), event_rate=plan.recording.event_rate),
     )
 
 

@@ -129,8 +129,9 @@ def test_all_agents_see_one_map_and_an_agent_has_one_colour_in_all_views() -> No
                 patch = view[row * 7 : row * 7 + 7, col * 7 : col * 7 + 7].tobytes()
                 place = (pose_y + row - MARGIN, pose_x + col - MARGIN)
                 assert shown.setdefault(place, patch) == patch
+    looks = world.simulation.looks
     for agent, pose in enumerate(observed.poses.tolist()):
-        assert shown[tuple(pose)] == render.patch_table()[AGENT_CODE + 4 * agent + 2].tobytes()
+        assert shown[tuple(pose)] == render.patch_table()[AGENT_CODE + 4 * looks[agent] + 2].tobytes()
 
 
 def test_render_at_shows_a_place_as_somebody_there_would_see_it() -> None:
@@ -383,7 +384,7 @@ def test_a_view_turned_with_the_heading_has_ahead_above() -> None:
             world.simulation.step([2, 2, 2, 2])
     plain, rotated = render.view_codes(north.simulation), render.view_codes(turned.simulation)
     assert rotated[0, 3, 4] == plain[0, 4, 5], "what is east of an agent that looks east is above the centre"
-    assert rotated[0, 4, 4] == AGENT_CODE, "it looks up"
+    assert rotated[0, 4, 4] == AGENT_CODE + 4 * turned.simulation.looks[0], "it looks up"
 
 
 def test_hard_mode_troubles_the_senses_and_not_the_world() -> None:

@@ -179,7 +179,7 @@ def _cloned(part: object) -> object:
 def _moments(learner: Learner) -> object:
     optimizer = learner.state_parts()["optimizer"]
     assert isinstance(optimizer, dict)
-    return optimizer["state"]
+    return optimizer
 
 
 def _assert_bit_equal(mine: Learner, its: Learner) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from learner.checkpoint import load_newest, save_checkpoint
 from learner.learner import LearnerConfig
-from learner.recorded import RecordedSource
+from learner.recorded import RecordedSource, eventful
 from learner.recording import SEGMENTS, RecordingConfig
 from learner.replay import ReplayShard
 from learner.restored import restore
@@ -113,6 +113,25 @@ def test_memory_is_run_over_pasts_of_every_length(data: Path, tmp_path: Path) ->
     assert 0.45 < drawn[:, :5].any(axis=1).mean() < 0.6
     assert all(50 < drawn[:, place].sum() < 120 for place in range(5))
     assert drawn[:, 5].sum() < 30
+
+
+def test_a_sequence_is_eventful_where_agents_are_near_or_something_befalls_them() -> None:
+    poses = np.zeros((4, 3, 2, 2), np.int32)
+    poses[:, :, 1] = (0, 9)
+    events = np.zeros((4, 3, 2, 3), np.int32)
+    poses[1, 2, 1] = (3, 3)  # Near at last,
+    poses[2, 0, 1] = (3, 3)  # near in the past alone,
+    events[3, 2, 1] = (2, 5, 5)  # and far apart, but befallen.
+    assert eventful({"poses": poses, "events": events}, 2).tolist() == [False, True, False, True]
+
+
+def test_eventful_sequences_are_drawn_more_often_and_none_is_left_out(data: Path, tmp_path: Path) -> None:
+    train(_plan(tmp_path, data, steps=1), command="")
+    with closing(ReplayShard(_plan(tmp_path, data).recording.replay(), data / SEGMENTS)) as shard:
+        plain = np.concatenate([eventful(shard.sample(64, 1).columns, 0) for _ in range(20)]).mean()
+        source = RecordedSource(shard, past_ticks=0, num_draws=0)
+        chosen = np.concatenate([eventful(source.draw(64, 1), 0) for _ in range(20)]).mean()
+    assert 0.1 < plain < 0.9 and plain + 0.05 < chosen < 1.0
 
 
 def test_impossible_budgets_are_refused() -> None:

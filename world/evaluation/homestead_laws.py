@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import EVENT_REACH, BoolArray, Int32Array
+from world.envs.homestead.config import MAX_AGENTS
 from world.envs.homestead.events import CLEARED, CLEARING, EVENTS, RAIN, RIPENING, WALL, WHERE
+from world.envs.homestead.render import BADGE
 from world.envs.homestead.tiles import (
     AGENT_CODE,
     DOOR_WOOD,
@@ -32,14 +34,14 @@ from world.envs.homestead.tiles import (
     Thing,
     ground_code,
 )
-from world.evaluation.codes import GROWS, NO_CODE, CodeTable, is_body, is_landmark
+from world.evaluation.codes import GROWS, NO_CODE, CodeTable, is_agent, is_body, is_landmark
 from world.field import age_buckets
 from world.trajectory import Transitions, displacement_of
 
 LAWS = ("agents", "movement", "placement", "landmarks", "terrain", "inventory", "transaction", "uncaused")
-"""Each agent is where its pose says and nowhere else; moves only as it acted; never into what blocks; landmarks and
-walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing changes by itself
-but what grows, or what a world event makes of cells near its place."""
+"""Each agent is where its pose says and nowhere else, and keeps its colour; moves only as it acted; never into what
+blocks; landmarks and walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing
+changes by itself but what grows, or what a world event makes of cells near its place."""
 _NOW = age_buckets(np.zeros(1, np.int32), 0)[0]
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
 _WALL = ground_code(Terrain.WALL)
@@ -155,6 +157,8 @@ class _Scene:
     """(T, A)"""
     heading: tuple[Int32Array, Int32Array]
     """(T, A) before and after, read from the status."""
+    looks: tuple[Int32Array, Int32Array]
+    """(T, A) each one's colour before and after, read from the status; -1 where it shows nobody."""
     held: tuple[Int32Array, Int32Array]
     """(T, A, items) before and after; -1 where the status shows no number of the item."""
     poses: tuple[Int32Array, Int32Array]
@@ -197,12 +201,14 @@ def _scene(ticks: Transitions, table: CodeTable) -> _Scene:
     newest = np.take_along_axis(lasting, (lasting != NO_CODE).argmax(axis=-1)[..., None], axis=-1)[..., 0]
     status = [table.codes(tokens) for tokens in (ticks.status, ticks.next_status)]
     facing = [codes[..., NUM_ITEMS] - FACING_CODE for codes in status]
+    badges = [codes[..., BADGE] - AGENT_CODE for codes in status]
     counts = [codes[..., :NUM_ITEMS] - ITEM_CODE - np.arange(NUM_ITEMS) * (MAX_HELD + 1) for codes in status]
     grid = np.moveaxis(np.indices((height, width)), 0, -1) - (height // 2, width // 2)
     places = ticks.poses[:, :, None, None] + grid.astype(np.int32)
     return _Scene(
         actions=ticks.actions,
         heading=(_within(facing[0], 3), _within(facing[1], 3)),
+        looks=(_within(badges[0], 4 * MAX_AGENTS - 1) // 4, _within(badges[1], 4 * MAX_AGENTS - 1) // 4),
         held=(_within(counts[0], MAX_HELD), _within(counts[1], MAX_HELD)),
         poses=(ticks.poses, ticks.poses + displacement_of(ticks.displacement)),
         y=places[..., 0],
@@ -235,14 +241,17 @@ def _befallen(scene: _Scene, slot: int) -> BoolArray:
 
 
 def _agents(scene: _Scene) -> BoolArray:
-    broken = np.zeros(scene.actions.shape, np.bool_)
+    looks, later = scene.looks
+    broken: BoolArray = (looks < 0) | (later != looks)
+    strangers = is_agent(scene.shown)
     for agent in range(scene.actions.shape[1]):
         here = _at(scene, scene.poses[1], agent)
-        of_agent = (scene.shown - AGENT_CODE) // 4 == agent
+        of_agent = is_agent(scene.shown) & ((scene.shown - AGENT_CODE) // 4 == looks[:, agent, None, None, None])
+        strangers &= ~of_agent
         broken |= (of_agent & ~here).any(axis=(2, 3))
         own = np.where(here[:, agent], scene.shown[:, agent], NO_CODE).max(axis=(1, 2))
-        broken[:, agent] |= own != AGENT_CODE + 4 * agent + scene.heading[1][:, agent]
-    return broken
+        broken[:, agent] |= own != AGENT_CODE + 4 * looks[:, agent] + scene.heading[1][:, agent]
+    return broken | strangers.any(axis=(2, 3))
 
 
 def _movement(scene: _Scene) -> BoolArray:

@@ -147,6 +147,8 @@ class Outcome:
     cells: Tensor
     agents: Tensor
     status: Tensor
+    arrived: Tensor | None = None
+    """(N, P, E) what whoever stands on a cell by then looks like; None on screens."""
     finish: nn.Module | None = None
     """What cells pass through as they are read, each for itself; so only those that are asked for cost it."""
 
@@ -182,7 +184,8 @@ class Dynamics(nn.Module):
         nn.init.normal_(self.action.weight, std=0.3)
         nn.init.normal_(self.displacement.weight, std=0.3)
         self.status_token = nn.Linear(2 * config.token_width, width)
-        self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.02)
+        # Large enough to be heard: which slot is asked for decides what can be in it.
+        self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.3)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
         self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
         with torch.no_grad():
@@ -192,6 +195,10 @@ class Dynamics(nn.Module):
         self.intent = nn.Linear(width, width)
         self.arrival = nn.Linear(width, width)
         self.reach = nn.Linear(2 * width, width)
+        self.appearance = nn.Linear((1 + status_cells) * config.token_width, config.token_width, bias=False)
+        with torch.no_grad():
+            # At first, an agent looks like what is on its cell.
+            self.appearance.weight.mul_(0.1)[:, : config.token_width].copy_(torch.eye(config.token_width))
         self.looks = nn.Linear(config.token_width, width)
         self.encoder = nn.ModuleList(config.early_block() for _ in range(config.encoder_blocks))
         self.acting = nn.ModuleList(config.early_block() for _ in range(config.action_blocks))
@@ -243,12 +250,17 @@ class Dynamics(nn.Module):
     def outcome(self, acted: Encoded, displacement: Tensor) -> Outcome:
         """Return features of what follows, given displacement classes (B, A) or UNKNOWN_DISPLACEMENT."""
         slots = acted.slots
-        agents = acted.agents + self.displacement(displacement.flatten()) + self.looks(self._own_token(slots))
+        appearance = self.appearance(self._seen_of_itself(slots))
+        agents = acted.agents + self.displacement(displacement.flatten()) + self.looks(appearance)
         moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
             [displacement // 3 - 1, displacement % 3 - 1], dim=-1
         )
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
         height, width = cells.shape[1:3]
+        arrived = None
+        if self.has_pose:
+            nobody = appearance.new_zeros(*cells.shape[:3], appearance.shape[-1])
+            arrived = self._place(nobody, slots, appearance, slots.poses + moved).flatten(1, 2)
         own, place, others, others_place = self._context(slots, cells, agents, acted.status)
         finish = None
         for number, block in enumerate(self.outcomes, start=1):
@@ -263,15 +275,16 @@ class Dynamics(nn.Module):
         here = self._at_own_place(cells)
         here = here if finish is None else finish(here)  # type: ignore[operator]
         agents = own[:, 0] + self.final(torch.cat([own[:, 0], here], dim=-1))
-        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:], finish)  # type: ignore[arg-type]
+        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:], arrived, finish)  # type: ignore[arg-type]
 
     def token_logits(self, outcome: Outcome, asked: Tensor | None = None) -> Tensor:
         """Return logits (N, P, V) of next tokens; with `asked`, flat indices (M,) of cells, only those: (M, V)."""
-        cells, candidates = outcome.cells, outcome.slots.tokens.flatten(0, 1).flatten(1, 2)
+        cells, candidates, arrived = outcome.cells, outcome.slots.tokens.flatten(0, 1).flatten(1, 2), outcome.arrived
         if asked is not None:
             cells, candidates = cells.flatten(0, 1)[asked], candidates.flatten(0, 1)[asked]
+            arrived = None if arrived is None else arrived.flatten(0, 1)[asked]
         cells = cells if outcome.finish is None else outcome.finish(cells)
-        return self.cell_head(cells, candidates)  # type: ignore[no-any-return]
+        return self.cell_head(cells, candidates, arrived)  # type: ignore[no-any-return]
 
     def status_logits(self, outcome: Outcome) -> Tensor:
         """Return logits (N, S, V) of next status tokens."""
@@ -311,10 +324,11 @@ class Dynamics(nn.Module):
         added = flat.index_add(0, index.flatten(), spread.flatten(0, 2).to(flat.dtype))
         return added.view_as(cells)
 
-    def _own_token(self, slots: Slots) -> Tensor:
-        """Return the embedded token (N, E) of the cell that each agent is on: what it looks like, wherever it goes."""
+    def _seen_of_itself(self, slots: Slots) -> Tensor:
+        """Return the embedded tokens (N, (1 + S)·E) of the cell that each agent is on, and of its status."""
         height, width = slots.tokens.shape[2:4]
-        return self.table.weight[slots.tokens[:, :, height // 2, width // 2, 0].flatten()]
+        own = slots.tokens[:, :, height // 2, width // 2, :1]
+        return self.table.weight[torch.cat([own, slots.status], dim=-1).flatten(0, 1)].flatten(1)
 
     def _at_own_place(self, cells: Tensor) -> Tensor:
         """Return the cell (N, D) in the centre of each window, where its agent is."""
@@ -386,7 +400,8 @@ class Hubs(nn.Module):
 class TokenHead(nn.Module):
     """Logits over the vocabulary: by the shared table, plus a pointer to the tokens that the cell remembers.
 
-    The pointer lets a rare token (a landmark, what an agent stood on) be named without having been learned.
+    The pointer lets a rare token (a landmark, what an agent stood on) be named without having been learned. What an
+    agent that comes looks like is added just before the table: so each of its looks is learned from any other.
     """
 
     def __init__(self, table: TokenTable, width: int, *, num_candidates: int) -> None:
@@ -397,10 +412,15 @@ class TokenHead(nn.Module):
         self.point = nn.Linear(width, num_candidates)
         self.bias = nn.Parameter(torch.zeros(table.vocab_size))
 
-    def forward(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer."""
+    def forward(self, x: Tensor, candidates: Tensor, arrived: Tensor | None = None) -> Tensor:
+        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer.
+
+        `arrived` (…, E): what whoever stands there looks like, as embedded tokens.
+        """
         x = self.norm(x)
-        logits = nn.functional.linear(self.project(x), self._answers.to(x.dtype)).float() + self.bias
+        named = self.project(x)
+        named = named if arrived is None else named + arrived.to(named.dtype)
+        logits = nn.functional.linear(named, self._answers.to(named.dtype)).float() + self.bias
         logits = logits.scatter_add(-1, candidates, self.point(x).float())
         logits[..., 0] = float("-inf")
         return logits

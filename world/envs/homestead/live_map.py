@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 
 from world.envs.grounded import Int32Array
-from world.envs.homestead.config import HomesteadConfig
+from world.envs.homestead.config import MAX_AGENTS, HomesteadConfig
+from world.envs.homestead.draws import Draws
 from world.envs.homestead.generation import generate
 from world.envs.homestead.state import HomesteadState, decode, encode
 from world.envs.homestead.tiles import (
@@ -33,12 +34,23 @@ ANIMAL = 255
 """Stands for any animal among the occupants of cells; agents are numbered from 1."""
 RIPENS = {Thing.STUMP: Thing.TREE, Thing.BUSH_BARE: Thing.BUSH_RIPE, Thing.SAPLING: Thing.YOUNG_TREE}
 """What a thing that grows becomes."""
+_LOOKS_STREAM = 2
 _PLATE_REACH = 2
 _COMMONS_REACH = 2
 _SHOWN = tuple(range(NUM_THINGS))
 """What each thing is drawn as."""
 _SHOWN_HIDING = tuple(Thing.SWITCH_OFF if thing == Thing.SWITCH_ON else thing for thing in _SHOWN)
 _WALKABLE = tuple(thing in WALKABLE for thing in range(NUM_THINGS))
+
+
+def looks_of(seed: int) -> tuple[int, ...]:
+    """Return which colour each agent has in the world of a seed: all that there are, in an order of its own.
+
+    So whoever learned from worlds of few agents has met all of them.
+    """
+    looks = list(range(MAX_AGENTS))
+    Draws(seed, _LOOKS_STREAM).shuffle(looks)
+    return tuple(looks)
 
 
 class LiveMap:
@@ -71,7 +83,7 @@ class LiveMap:
         twin.changes = self.changes
         twin._commons, twin._near, twin.pressure = self._commons, self._near, self.pressure
         twin._pad, twin.steps, twin._around = self._pad, self.steps, self._around
-        twin._shown_at = self._shown_at
+        twin._shown_at, twin.looks = self._shown_at, self.looks
         twin._attach()
         twin._begin_tick()
         return twin
@@ -143,7 +155,7 @@ class LiveMap:
         if who == ANIMAL:
             return ANIMAL_CODE
         if who:
-            return AGENT_CODE + 4 * (who - 1) + self.state.facing[who - 1]
+            return AGENT_CODE + 4 * self.looks[who - 1] + self.state.facing[who - 1]
         thing = self._shown_at[self.thing_at[cell]]
         return THING_CODE + thing if thing else int(GROUND_CODES[self.ground_at[cell]])
 
@@ -161,6 +173,7 @@ class LiveMap:
         padded = width + 2 * MARGIN
         self._pad = [(y + MARGIN) * padded + x + MARGIN for y in range(height) for x in range(width)]
         self.codes: Int32Array = np.full((height + 2 * MARGIN, padded), VOID_CODE, np.int32)
+        self.looks = looks_of(state.seed)
         self.occupant = bytearray(height * width)
         for cell in state.animals:
             self.occupant[cell] = ANIMAL

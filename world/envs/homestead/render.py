@@ -30,7 +30,9 @@ from world.envs.homestead.tiles import (
 
 TILE_PX = sprites.SIDE
 ROWS = VIEW + 1
-"""Rows of cells of an observation: the view, and one row with what the agent holds and where it looks."""
+"""Rows of cells of an observation: the view, and one row with what the agent holds, where it looks and who it is."""
+BADGE = NUM_ITEMS + 1
+"""Column in that row which shows the agent itself, heading north: its colour is the same for as long as it lives."""
 _ROW_BYTES = TILE_PX * 3
 _ITEM_CODES = ITEM_CODE + np.arange(NUM_ITEMS, dtype=np.int32) * (MAX_HELD + 1)
 _PIXEL_ROWS = np.arange(TILE_PX, dtype=np.int32)[:, None]
@@ -69,6 +71,7 @@ def view_codes(simulation: Simulation) -> Int32Array:
     if simulation.config.orientation == "heading":
         _turn(codes[:, :VIEW], state.facing)
     codes[:, VIEW, :NUM_ITEMS] = np.array(state.inventory, np.int32) + _ITEM_CODES
+    codes[:, VIEW, BADGE] = AGENT_CODE + 4 * np.array(simulation.looks[: len(state.cells)], np.int32)
     if simulation.config.orientation == "north":
         codes[:, VIEW, NUM_ITEMS] = np.array(state.facing, np.int32) + FACING_CODE
     return codes
@@ -114,14 +117,13 @@ def visible_cells(poses: Int32Array) -> Int32Array:
 
 def reachable_codes(simulation: Simulation) -> Int32Array:
     """Return the codes (n,) that can ever be shown in this world, whatever anybody does in it."""
-    num_agents = len(simulation.state.cells)
     lasting = np.unique(simulation.codes[MARGIN:-MARGIN, MARGIN:-MARGIN])
     codes = [
         np.array([VOID_CODE, ANIMAL_CODE, BLANK_CODE]),
         lasting[(lasting < AGENT_CODE)],
         np.arange(1, THING_CODE),
         np.array([THING_CODE + thing for thing in Thing if thing]),
-        np.arange(AGENT_CODE, AGENT_CODE + 4 * num_agents),
+        np.arange(AGENT_CODE, ANIMAL_CODE),
         np.arange(ITEM_CODE, BLANK_CODE),
     ]
     return np.unique(np.concatenate(codes)).astype(np.int32)

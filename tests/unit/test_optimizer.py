@@ -1,0 +1,64 @@
+"""What the optimizer promises: every parameter has one optimizer, and matrices of blocks are Muon's."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from learner.optimizer import Optimizer
+from tests.model_cases import small_config
+from world.model.world_model import WorldModel
+from world.warmup import spec_of
+
+
+def _model() -> WorldModel:
+    torch.manual_seed(0)
+    return WorldModel(small_config(), spec_of("homestead:16x16x2"), 300)
+
+
+def _step(model: WorldModel, optimizer: Optimizer, share: float) -> None:
+    optimizer.forget_gradients()
+    for parameter in model.parameters():
+        parameter.grad = torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
+    optimizer.step(share)
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_every_parameter_is_improved_and_by_the_share_of_the_rate(muon: bool) -> None:
+    lengths = []
+    for share in (1.0, 0.5):
+        model = _model()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        _step(model, Optimizer(model, learning_rate=1e-2, weight_decay=0.0, muon=muon), share)
+        lengths.append({name: float((p.detach() - before[name]).norm()) for name, p in model.named_parameters()})
+    moved = [name for name, p in before.items() if p.numel() > 1]
+    for name in moved:
+        assert lengths[0][name] > 0.0, name
+        assert lengths[1][name] == pytest.approx(0.5 * lengths[0][name], rel=0.02), name
+
+
+def test_muon_steps_as_far_in_every_direction_of_a_matrix() -> None:
+    model = _model()
+    weight = model.get_parameter("dynamics.acting.0.mlp.down.weight")
+    before = weight.detach().clone()
+    optimizer = Optimizer(model, learning_rate=1e-2, weight_decay=0.0, muon=True)
+    torch.manual_seed(1)
+    weight.grad = torch.randn_like(weight) * torch.logspace(0, -2, len(weight))[:, None]
+    optimizer.step(1.0)
+    lengths = torch.linalg.svdvals(weight.detach() - before)
+    assert lengths.max() < 3 * lengths.min(), "gradients differ a hundredfold by direction, steps do not"
+
+
+def test_it_goes_on_from_what_it_kept() -> None:
+    one, other = _model(), _model()
+    first = Optimizer(one, learning_rate=1e-2, weight_decay=0.01, muon=True)
+    _step(one, first, 1.0)
+    second = Optimizer(other, learning_rate=1e-2, weight_decay=0.01, muon=True)
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
+    for model, optimizer in ((one, first), (other, second)):
+        _step(model, optimizer, 1.0)
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    without = Optimizer(_model(), learning_rate=1e-2, weight_decay=0.01, muon=False)
+    with pytest.raises(KeyError):
+        second.load_state_dict(without.state_dict())
