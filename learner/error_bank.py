@@ -19,6 +19,7 @@ from world.field import UNSEEN, Uint16Array, age_buckets
 
 KEPT: Final = 8
 """R: of each true token, the newest wrong ones that were drawn in its place."""
+_ON_ONESELF: Final = 4.0
 _NOW: Final = age_buckets(np.zeros(1, np.int32), 0)[0]
 
 Columns = Mapping[str, NDArray[np.generic]]
@@ -45,7 +46,8 @@ class ErrorBank:
     def corrupt(self, columns: Columns, most: float, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
         """Return columns (B, L, A, …) in which some known cells hold an error, as if it had just been dreamed there.
 
-        Half of the rows stay as they are; in each of the others a share of cells is drawn from [0, most]. What was
+        Half of the rows stay as they are; in each of the others a share of cells is drawn from [0, most], and of the
+        cells that agents are on, in their own windows, four times that. What was
         known moves one place down, as in the field: who doubts the newest token can point to the one before.
         """
         tokens, ages = columns["tokens"].copy(), columns["ages"].copy()
@@ -53,7 +55,10 @@ class ErrorBank:
         rate = most * rng.random(shape[:2]) * (rng.random(shape[:2]) < 0.5)
         newest = tokens[..., 0].astype(np.intp)
         wrong = self.wrong[newest, rng.integers(0, KEPT, shape)]
-        hit = (rng.random(shape, np.float32) < rate[:, :, None, None, None]) & (wrong != UNSEEN) & (newest != UNSEEN)
+        chance = np.broadcast_to(rate[:, :, None, None, None], shape).copy()
+        # Whoever looks like somebody else in a dream would do so for ever, if it believed its own eyes alone.
+        chance[..., shape[-2] // 2, shape[-1] // 2] *= _ON_ONESELF
+        hit = (rng.random(shape, np.float32) < chance) & (wrong != UNSEEN) & (newest != UNSEEN)
         tokens[hit, 1:], ages[hit, 1:-1] = tokens[hit, :-1], ages[hit, :-2]
         tokens[hit, 0], ages[hit, 0] = wrong[hit], _NOW
         return {**columns, "tokens": tokens, "ages": ages}

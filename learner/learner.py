@@ -16,7 +16,7 @@ from torch import Tensor
 from learner.batches import Batch, MaskingConfig, make_batch
 from learner.error_bank import ErrorBank
 from learner.losses import LossConfig, cells_asked, world_model_loss
-from learner.optimizer import Optimizer
+from learner.optimizer import BLOCKS, Optimizer
 from learner.schedule import Endless, ToZero
 from learner.weights import WeightSet, flatten
 from world.envs.grounded import EnvSpec
@@ -38,7 +38,7 @@ class LearnerConfig:
     past_ticks: int = 0
     """C: ticks before a sequence, of which nothing is asked. Recurrent memory is run over them and learned through
     them, at a small part of what they would cost the network."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     """Peak."""
     schedule: Endless | ToZero = field(default_factory=Endless)
     """How the learning rate comes to its peak and leaves it."""
@@ -121,7 +121,10 @@ class Learner:
         self._average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self._judged = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device).eval()
         self._optimizer = Optimizer(
-            self.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, muon=config.muon
+            self.model,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            blocks=BLOCKS if config.muon else (),
         )
         self._rng = np.random.default_rng(seed)
         self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None

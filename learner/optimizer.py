@@ -6,19 +6,29 @@ as large as AdamW's. Tables, heads, biases and kernels are no maps between featu
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from world.model.blocks import GatedMLP, GlobalBlock
 
+BLOCKS: Final[tuple[type[nn.Module], ...]] = (GatedMLP, GlobalBlock)
+
 
 class Optimizer:
     """Both, as one."""
 
-    def __init__(self, model: nn.Module, *, learning_rate: float, weight_decay: float, muon: bool) -> None:
-        """With `muon` off, AdamW has everything."""
-        matrices = _matrices(model) if muon else []
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        blocks: tuple[type[nn.Module], ...] = BLOCKS,
+    ) -> None:
+        """The linear maps within blocks of these kinds are Muon's; of no kind, AdamW has everything."""
+        matrices = _matrices(model, blocks)
         of_muon = {id(parameter) for parameter in matrices}
         named = [(name, p) for name, p in model.named_parameters() if id(p) not in of_muon]
         self._peak = learning_rate
@@ -66,12 +76,10 @@ def _decays(name: str, parameter: Tensor) -> bool:
     return parameter.dim() >= 2 and "table" not in name
 
 
-def _matrices(model: nn.Module) -> list[Tensor]:
-    """Return the matrices by which blocks map features to features."""
-    found: list[Tensor] = []
+def _matrices(model: nn.Module, blocks: tuple[type[nn.Module], ...]) -> list[Tensor]:
+    """Return the linear maps within blocks of these kinds, each once."""
+    found: dict[int, Tensor] = {}
     for block in model.modules():
-        if isinstance(block, GatedMLP):
-            found += [block.up.weight, block.down.weight]
-        elif isinstance(block, GlobalBlock):
-            found += [block.query.weight, block.key_value.weight, block.out.weight]
-    return found
+        if isinstance(block, blocks):
+            found |= {id(part.weight): part.weight for part in block.modules() if isinstance(part, nn.Linear)}
+    return list(found.values())

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learner.learner import Learner, LearnerConfig
+from learner.optimizer import BLOCKS, Optimizer
 from learner.peers.frames import Columns, following, frames_of, shifted
 from learner.peers.scoring import Foreseen
-from learner.peers.spatio_temporal import SpatioTemporal, SpatioTemporalConfig
+from learner.peers.spatio_temporal import SpatioTemporal, SpatioTemporalConfig, TemporalAttention
 from learner.schedule import ToZero
 from world.envs.grounded import EnvSpec
 from world.evaluation.foretell import bits_of, foretell, slots_of
@@ -146,33 +147,23 @@ class FramesContender:
         )
         self.num_parameters = self.model.num_parameters()
         self._average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        named = list(self.model.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for n, p in named if p.dim() >= 2 and "table" not in n],
-                    "weight_decay": learning.weight_decay,
-                },
-                {"params": [p for n, p in named if p.dim() < 2 or "table" in n], "weight_decay": 0.0},
-            ],
-            lr=learning.learning_rate,
-            betas=(0.9, 0.99),
-            eps=1e-8,
-            fused=True,
+        self._optimizer = Optimizer(
+            self.model,
+            learning_rate=learning.learning_rate,
+            weight_decay=learning.weight_decay,
+            blocks=(*BLOCKS, TemporalAttention) if learning.muon else (),
         )
         self._step = 0
 
     def train_step(self, columns: Columns, done: float) -> float:
         """See `Contender`."""
         self._step += 1
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning.learning_rate * self._learning.schedule.share(self._step, done)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._learning.bfloat16):
             loss = frames_loss(self.model, columns, self._learning.loss.unseen, self._learning.loss.status)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._learning.max_grad_norm)
-        self._optimizer.step()
+        self._optimizer.step(self._learning.schedule.share(self._step, done))
         decay = min(self._learning.averaging, self._step / (self._step + 10))
         torch._foreach_lerp_(list(self._average.values()), list(self.model.state_dict().values()), 1 - decay)
         return float(loss.detach())

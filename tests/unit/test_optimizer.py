@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from learner.optimizer import Optimizer
+from learner.optimizer import BLOCKS, Optimizer
 from tests.model_cases import small_config
 from world.model.world_model import WorldModel
 from world.warmup import spec_of
@@ -23,13 +23,13 @@ def _step(model: WorldModel, optimizer: Optimizer, share: float) -> None:
     optimizer.step(share)
 
 
-@pytest.mark.parametrize("muon", [True, False])
-def test_every_parameter_is_improved_and_by_the_share_of_the_rate(muon: bool) -> None:
+@pytest.mark.parametrize("blocks", [BLOCKS, ()])
+def test_every_parameter_is_improved_and_by_the_share_of_the_rate(blocks: tuple[type, ...]) -> None:
     lengths = []
     for share in (1.0, 0.5):
         model = _model()
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        _step(model, Optimizer(model, learning_rate=1e-2, weight_decay=0.0, muon=muon), share)
+        _step(model, Optimizer(model, learning_rate=1e-2, weight_decay=0.0, blocks=blocks), share)
         lengths.append({name: float((p.detach() - before[name]).norm()) for name, p in model.named_parameters()})
     moved = [name for name, p in before.items() if p.numel() > 1]
     for name in moved:
@@ -41,7 +41,7 @@ def test_muon_steps_as_far_in_every_direction_of_a_matrix() -> None:
     model = _model()
     weight = model.get_parameter("dynamics.acting.0.mlp.down.weight")
     before = weight.detach().clone()
-    optimizer = Optimizer(model, learning_rate=1e-2, weight_decay=0.0, muon=True)
+    optimizer = Optimizer(model, learning_rate=1e-2, weight_decay=0.0)
     torch.manual_seed(1)
     weight.grad = torch.randn_like(weight) * torch.logspace(0, -2, len(weight))[:, None]
     optimizer.step(1.0)
@@ -51,14 +51,14 @@ def test_muon_steps_as_far_in_every_direction_of_a_matrix() -> None:
 
 def test_it_goes_on_from_what_it_kept() -> None:
     one, other = _model(), _model()
-    first = Optimizer(one, learning_rate=1e-2, weight_decay=0.01, muon=True)
+    first = Optimizer(one, learning_rate=1e-2, weight_decay=0.01)
     _step(one, first, 1.0)
-    second = Optimizer(other, learning_rate=1e-2, weight_decay=0.01, muon=True)
+    second = Optimizer(other, learning_rate=1e-2, weight_decay=0.01)
     other.load_state_dict(one.state_dict())
     second.load_state_dict(deepcopy(first.state_dict()))
     for model, optimizer in ((one, first), (other, second)):
         _step(model, optimizer, 1.0)
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
-    without = Optimizer(_model(), learning_rate=1e-2, weight_decay=0.01, muon=False)
+    without = Optimizer(_model(), learning_rate=1e-2, weight_decay=0.01, blocks=())
     with pytest.raises(KeyError):
         second.load_state_dict(without.state_dict())

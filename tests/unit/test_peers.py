@@ -271,7 +271,7 @@ def test_every_contender_learns_and_can_be_asked_the_same(name: str) -> None:
     ticks = replace(ticks, memory=np.zeros((*ticks.actions.shape, tiny().memory_size), np.float16))
     made = contender(name, spec, tokenizer, HeldOut(ticks[:4], None), learning_rate=2e-3, seed=0)
     rng, halves = np.random.default_rng(0), [ticks[:60], ticks[60:]]
-    losses = [made.train_step(sequences(halves, made.num_sequences, made.num_ticks, rng), 0.0) for _ in range(6)]
+    losses = [made.train_step(sequences(halves, made.num_sequences, made.num_ticks, rng), 0.0) for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
     asked = ask(ticks, VIEW, num_frames=8, first=20, stride=25)
     told = made.foresee(ticks, asked.rows)
