@@ -9,7 +9,7 @@ from world.envs.grounded import BY_CHANCE, BY_NATURE
 from world.envs.homestead.config import HomesteadConfig
 from world.envs.homestead.rules import Simulation
 from world.envs.homestead.state import HomesteadState, Ledger
-from world.envs.homestead.tiles import MAX_HELD, NUM_ACTIONS, PAINT_SHIFT, Action, Item, Terrain, Thing
+from world.envs.homestead.tiles import MAX_HELD, NUM_ACTIONS, NUM_PAINTS, PAINT_SHIFT, Action, Item, Terrain, Thing
 
 SIDE = 16
 NORTH, EAST, SOUTH, WEST = range(4)
@@ -225,13 +225,15 @@ def test_the_pressure_door_opens_while_two_plates_are_held() -> None:
 
 
 def test_paint_has_the_colour_of_the_agent_and_comes_off_with_the_same_brush() -> None:
-    world = Meadow((5, 5, EAST), (5, 7, WEST)).start()
+    world = Meadow((5, 5, EAST), (9, 9, NORTH), (5, 7, WEST)).start()
     cell = 5 * SIDE + 6
-    world.step([Action.PAINT, Action.NOOP])
-    assert world.state.ground[cell] >> PAINT_SHIFT == 1 and changed(world) == {(5, 6): 0}
-    world.step([Action.NOOP, Action.PAINT])
-    assert world.state.ground[cell] >> PAINT_SHIFT == 2
-    world.step([Action.NOOP, Action.PAINT])
+    one, other = (1 + world.looks[agent] % NUM_PAINTS for agent in (0, 2))
+    assert one != other, "these two do not paint alike"
+    world.step([Action.PAINT, Action.NOOP, Action.NOOP])
+    assert world.state.ground[cell] >> PAINT_SHIFT == one and changed(world) == {(5, 6): 0}
+    world.step([Action.NOOP, Action.NOOP, Action.PAINT])
+    assert world.state.ground[cell] >> PAINT_SHIFT == other
+    world.step([Action.NOOP, Action.NOOP, Action.PAINT])
     assert world.state.ground[cell] == Terrain.GRASS
 
 

@@ -38,8 +38,9 @@ class DynamicsConfig:
     num_key_heads: int = 2
     encoder_blocks: int = 1
     """Blocks before actions are known; the policy reads their output."""
-    action_blocks: int = 2
-    """Blocks between the actions and the displacements: two agents who head for one cell are up to two apart."""
+    action_blocks: int = 3
+    """Blocks between the actions and the displacements: two agents who head for one cell are up to two apart, and who
+    follows another hears a block later whether that one went."""
     mixing: Literal["local", "global"] = "local"
     """Kind of the blocks before the outcome. Global ones are for comparison (`learner.peers`)."""
     outcome_blocks: tuple[str, ...] = ("global", "local")

@@ -49,7 +49,7 @@ def small() -> WorldModelConfig:
             hidden=1024,
             num_heads=6,
             encoder_blocks=3,
-            action_blocks=2,
+            action_blocks=3,
             outcome_blocks=("local", "global", "local", "local", "global", "local", "local"),
             token_width=128,
         ),
@@ -66,7 +66,7 @@ def base() -> WorldModelConfig:
             num_heads=12,
             num_key_heads=4,
             encoder_blocks=4,
-            action_blocks=2,
+            action_blocks=3,
             outcome_blocks=(
                 "local",
                 "global",

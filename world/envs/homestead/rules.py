@@ -201,7 +201,7 @@ class Simulation(EventfulMap):
         target = self.ahead(agent)
         if self.occupant[target] or not self._is_bare(target):
             return
-        own, ground = 1 + agent % NUM_PAINTS, self.ground_at[target]
+        own, ground = 1 + self.looks[agent] % NUM_PAINTS, self.ground_at[target]
         self._touch(target, agent)
         self.ground_at[target] = ground & 15 | (0 if ground >> PAINT_SHIFT == own else own) << PAINT_SHIFT
 
