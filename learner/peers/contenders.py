@@ -74,7 +74,7 @@ def contender(
 def attention_only() -> WorldModelConfig:
     """Return `tiny` with attention in place of all local mixing.
 
-    One block fewer, since attention costs parameters too, and reaches farther than two blocks of 3 × 3.
+    Two blocks fewer, since attention costs parameters too, and reaches farther than three blocks of 3 × 3.
     """
     return replace(
         tiny(),
