@@ -19,7 +19,7 @@ from tests.model_cases import (
 )
 from world.errors import CheckpointError
 from world.evaluation.foretell import foretell
-from world.evaluation.one_step import HeldOut, _with_truth, evaluate, without_memory
+from world.evaluation.one_step import HeldOut, _with_truth, evaluate, merged_once, without_memory
 from world.field import NEVER, UNSEEN, age_buckets
 from world.model.dynamics import Outcome
 from world.model.heads import RewardHead
@@ -111,7 +111,7 @@ def _evaluate(model: object, held_out: HeldOut, layout: Any, **options: bool) ->
 def test_who_knows_everything_scores_one_and_needs_no_bits() -> None:
     env, ticks = _counting()
     rows = _evaluate(Seer(ticks, "truth"), HeldOut(ticks, None), env.spec.layout)
-    assert set(rows) == {"changed_f1_known", "displacement", "nll_bits", "changed_f1_status"}
+    assert set(rows) == {"changed_f1_known", "displacement", "nll_bits", "nll_bits_known", "changed_f1_status"}
     for name in ("changed_f1_known", "displacement", "changed_f1_status"):
         row = rows[name]
         assert row.value == row.low == row.high == row.ceiling == row.no_memory == 1.0 and row.oracle is None
@@ -158,7 +158,7 @@ def test_each_cell_that_was_observed_is_counted_once() -> None:
         for head in (model.dynamics.cell_head, model.dynamics.status_head):
             for parameter in (*head.project.parameters(), *head.point.parameters(), head.bias):
                 parameter.zero_()
-        for parameter in model.dynamics.displacement_head[-1].parameters():
+        for parameter in (model.dynamics.appearance.weight, *model.dynamics.displacement_head[-1].parameters()):
             parameter.zero_()
     places = 0
     for t in range(len(ticks)):
@@ -170,11 +170,14 @@ def test_each_cell_that_was_observed_is_counted_once() -> None:
             assert agent < 2
         places += len(seen)
     ticks = replace(ticks, next_tokens=np.full_like(ticks.next_tokens, 5))
-    row = _evaluate(model, HeldOut(ticks, None), env.spec.layout, baselines=False)["nll_bits"]
+    rows = _evaluate(model, HeldOut(ticks, None), env.spec.layout, baselines=False)
+    row, known = rows["nll_bits"], rows["nll_bits_known"]
     per_tick = 2 * np.log2(10) + 2 * 3 * np.log2(VOCAB - 1)
     wanted = (places * np.log2(VOCAB - 1) + len(ticks) * per_tick) / ticks.actions.size
     assert row.value == pytest.approx(wanted, rel=1e-6)
     assert row.no_memory is None and row.oracle is None and row.copy_last is not None
+    new = (merged_once(model, ticks) & (ticks.tokens[..., 0] == 0)).sum()
+    assert new and known.value == pytest.approx(wanted - new * np.log2(VOCAB - 1) / ticks.actions.size, rel=1e-6)
 
 
 def test_changes_by_chance_and_cells_never_seen_before_are_left_out() -> None:

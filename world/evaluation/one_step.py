@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from world.envs.grounded import BoolArray
+from world.envs.grounded import BoolArray, Float32Array
 from world.evaluation.foretell import Foretold, foretell
 from world.evaluation.metrics import (
     Counts,
@@ -71,6 +71,8 @@ def evaluate(
     """Return `changed_f1_known`, `displacement`, `nll_bits` and, where there is a status, `changed_f1_status`.
 
     Cells are counted once, and only where something had been seen before; changes by pure chance are left out.
+    `nll_bits` is of all that was observed, `nll_bits_known` without the cells that nobody had ever seen: what is there
+    no memory can tell, but only who is told the truth.
     Without `baselines` only copy-last stands beside ours: the others ask the model again.
     """
     return edit_scores(ask(model, held_out, baselines=baselines), tokenizer, ceiling=baselines, seed=seed)
@@ -96,13 +98,18 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
         found["ceiling"] = edits(_through_pixels(tokenizer, truth, ticks.next_status, last))
     moved = {name: shares(answer.displacement) for name, answer in foretold.items()}
     moved["copy_last"] = shares(np.full_like(ticks.displacement, STAY))
-    bits = {name: _per_agent(answer.bits, ticks.num_agents) for name, answer in foretold.items()}
-    copying = _copying_bits(ticks, answers.observed, tokenizer.vocab_size) / ticks.actions.size
     rows = {
         "changed_f1_known": row_of(found, f1, seed=seed, ceiling=None),
         "displacement": row_of(moved, mean_of, seed=seed, ceiling=1.0),
-        "nll_bits": replace(row_of(bits, mean_of, seed=seed, ceiling=None), copy_last=copying),
     }
+    for name, among in {"nll_bits": answers.observed, "nll_bits_known": answers.observed & (last != UNSEEN)}.items():
+        left_out = answers.observed & ~among
+        bits = {
+            who: _per_agent(answer.bits - _summed(answer.cell_bits, left_out), ticks.num_agents)
+            for who, answer in foretold.items()
+        }
+        copying = _copying_bits(ticks, among, tokenizer.vocab_size) / ticks.actions.size
+        rows[name] = replace(row_of(bits, mean_of, seed=seed, ceiling=None), copy_last=copying)
     if ticks.status.size:
         held = {name: status_edits(answer.status) for name, answer in foretold.items()}
         held["copy_last"] = status_edits(ticks.status)
@@ -162,6 +169,11 @@ def _through_pixels(tokenizer: Tokenizer, truth: Uint16Array, status: Uint16Arra
     back = last.copy()
     back[:, :, y : y + rows, x : x + cols] = read
     return back
+
+
+def _summed(cell_bits: Float32Array, among: BoolArray) -> FloatArray:
+    """Return the bits (T,) of the cells (T, A, H, W) chosen."""
+    return np.where(among, cell_bits, 0.0).reshape(len(cell_bits), -1).sum(axis=1, dtype=np.float64)  # type: ignore[no-any-return]
 
 
 def _per_agent(bits: FloatArray, num_agents: int) -> FloatArray:

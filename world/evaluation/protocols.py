@@ -172,7 +172,7 @@ class Evaluation:
         answers = ask(self._model, held_out, asked=chances.asked if chances else None)
         tokenizer = self._stage.tokenizer
         parts = [
-            Scores(edit_scores(answers, tokenizer), {"nll_bits.ceiling": "the tokenizer alone gives no odds"}),
+            Scores(edit_scores(answers, tokenizer), {"nll_bits*.ceiling": "the tokenizer alone gives no odds"}),
             event_scores(answers),
             nll_by_age(answers, ages, tokenizer.vocab_size),
             *([chance_gaps(answers, chances)] if chances else []),
