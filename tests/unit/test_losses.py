@@ -50,6 +50,7 @@ def _silence(model: WorldModel) -> None:
             for parameter in (*head.project.parameters(), *head.point.parameters(), head.bias):
                 parameter.zero_()
         for layer in (
+            dynamics.appearance,
             dynamics.displacement_head[-1],
             dynamics.action_head[-1],
             model.reward.logits,
