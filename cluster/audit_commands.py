@@ -1,5 +1,6 @@
 """Commands that verify worlds, mend them, and carry them elsewhere."""
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ def verify(
     from cluster.histories import opened_history
     from world.errors import CorruptRecord
     from world.store.audit import audit
+    from world.store.refusals import REASONS, UNFINISHED
 
     found, notes = [], []
     with opened_history(run_dir, redis_url) as opened:
@@ -50,6 +52,8 @@ def verify(
                 notes.append(str(error))
                 continue
             found.append(_told(opened, audited))
+            if opened.store.record(world).reason == UNFINISHED:
+                notes.append(f"world {world}: {REASONS[UNFINISHED]}")
             if not audited.verified:
                 notes.append(f"world {world}: {audited.problems[0]}; see `worlds repair {world}`")
             notes += audited.missing
@@ -183,7 +187,10 @@ def import_(
 
     with opened_history(run_dir, redis_url) as opened:
         history, made = opened.history, new_world_id()
-        import_world(history.kept, history.archive, file, made, max_bytes=max_mb << 20, any_env=any_env)
+        with ExitStack() as unless_made:
+            unless_made.callback(_delete, opened, made)
+            import_world(history.kept, history.archive, file, made, max_bytes=max_mb << 20, any_env=any_env)
+            unless_made.pop_all()
         told = described(opened.store.record(made))
     print_answer(answer("import", [told], [f"it is paused; let it go on with: worlds resume {made}"]), as_json)
 
@@ -200,6 +207,14 @@ def _chosen(opened: "Opened", worlds: list[str] | None, all_: bool) -> "list[Wor
     while page := opened.store.history().page(after=found[-1] if found else None, limit=1000):
         found += [world for world, _ in page]
     return found
+
+
+def _delete(opened: "Opened", world: "WorldId") -> None:
+    """Delete a world that was not made to the end; what cannot be deleted now stays listed as such."""
+    from world.errors import LivingWorldsError
+
+    with suppress(LivingWorldsError):
+        opened.lineage.delete(world)
 
 
 def _unharmed(record: "WorldRecord") -> str:

@@ -209,7 +209,9 @@ class Import(Act):
         import_world(history.kept, history.archive, _file(scene), scene.child)
 
     def broken(self, scene: Scene) -> list[str]:
-        return super().broken(scene) + _half_made(scene)
+        left = (scene.directory / "archive" / scene.child).exists() and scene.status(scene.child) is None
+        unknown = [f"files of {scene.child} are archived, and nobody knows of it"] if left else []
+        return super().broken(scene) + _half_made(scene) + unknown
 
     def undone(self, scene: Scene) -> list[str]:
         return super().broken(scene) + _whole(scene, range(LAST + 1), "paused")

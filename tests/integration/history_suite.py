@@ -20,6 +20,7 @@ from world.store.inbox import Request
 from world.store.lineage import Lineage, new_world_id
 from world.store.past import HistoricStore, Line, SegmentRef
 from world.store.records import Ack, Commit
+from world.store.refusals import UNFINISHED
 
 NAME = "0" * 32
 
@@ -454,6 +455,32 @@ class HistorySuite:
             kept.make(line)
             assert (store.record(world).tick, store.record(world).status) == (5, "paused")
             assert store.load(world)[1].tick == 0
+
+    def test_a_world_is_listed_and_quarantined_while_its_segments_are_written(
+        self, store: HistoricStore, world: WorldId
+    ) -> None:
+        life, parent = LivingField(3), WorldId(f"{world}-parent")
+        token = born(store, parent, seed=3)[1]
+        commit_one(store, Commit(token, life.steps(5)))
+        kept = store.history()
+        keyframe, start = kept.keyframe(parent, 0), kept.past(parent).birth_digest
+        assert keyframe is not None
+        entries = tuple(kept.entries(parent, 1, 5))
+        line = Line(record=record_of(world, life.snapshot), at=0, digest=start, keyframe=keyframe, entries=entries)
+
+        def dies() -> None:
+            assert store.record(world).status == "quarantined"
+            raise OSError("struck")
+
+        for _ in range(2):
+            with pytest.raises(OSError, match="struck"):
+                kept.make(line, dies)
+            record = store.record(world)
+            assert (record.status, record.reason) == ("quarantined", UNFINISHED)
+            assert world in [record.world for record in kept.listed()]
+        for _ in range(2):
+            kept.make(line, lambda: None)
+            assert (store.record(world).tick, store.record(world).status) == (5, "paused")
 
     def a_moment_passes(self) -> None:
         """Let later activity be later."""

@@ -13,9 +13,11 @@ import pytest
 from cluster import cli
 from cluster.archiving import archiving
 from tests.history_cases import SmallRun
-from world.errors import StoreUnavailable
+from world.errors import DiskFull, StoreUnavailable
 from world.snapshot import WorldId
+from world.store.archive import Archive
 from world.store.archiver import ArchiveConfig, Archiver
+from world.store.lineage import Lineage
 from world.store.redis_history import RedisHistory
 from world.store.server import EmbeddedServer
 
@@ -277,6 +279,41 @@ def test_a_world_whose_maker_died_is_told_as_such_and_can_be_deleted(
         assert "delete it" in told
     assert worlds("resume", world)[0] == 2
     assert worlds("delete", world, "--yes")[0] == 0
+
+
+def test_an_import_that_fails_is_undone_and_one_that_was_killed_is_told_by_verify(
+    made: SmallRun, worlds: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with made.opened() as opened:
+        Archiver(
+            opened.history.kept, opened.history.archive, ArchiveConfig(segment_ticks=32, least_segment_ticks=8)
+        ).archive(made.world)
+    file, archive = tmp_path / "w.zip", made.directory / "archive"
+    assert worlds("export", made.world, str(file))[0] == 0
+    before, folders = {told["id"] for told in worlds("list")[1]}, set(archive.iterdir())
+    put = Archive.put
+
+    def full(archive: Archive, *arguments: Any) -> None:
+        put(archive, *arguments)
+        raise DiskFull("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Archive, "put", full)
+        assert worlds("import", str(file))[0] == 2
+    assert {told["id"] for told in worlds("list")[1]} == before
+    assert set(archive.iterdir()) == folders
+    with monkeypatch.context() as patched:
+        patched.setattr(Archive, "put", full)
+        # Whoever is killed undoes nothing.
+        patched.setattr(Lineage, "delete", lambda lineage, world: None)
+        assert worlds("import", str(file))[0] == 2
+    (world,) = {told["id"] for told in worlds("list")[1]} - before
+    code, found = worlds("verify", world)
+    assert (code, found["worlds"][0]["state"]) == (1, "quarantined")
+    assert any(world in note and "delete it" in note for note in found["notes"])
+    assert worlds("delete", world, "--yes")[0] == 0
+    assert set(archive.iterdir()) == folders
+    assert worlds("verify", made.world)[0] == 0
 
 
 def test_a_quarantined_world_that_verifies_after_all_is_let_go_on(made: SmallRun, worlds: Any) -> None:

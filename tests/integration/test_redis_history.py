@@ -1,6 +1,9 @@
 """History on a real server: every promise, in any order, and whatever dies in the middle."""
 
 import contextlib
+import itertools
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +15,20 @@ from hypothesis import HealthCheck, settings
 from tests.integration.history_machine import history_machine
 from tests.integration.history_suite import HistorySuite
 from tests.integration.store_suite import born, commit_one
-from world.errors import CorruptRecord
+from world.errors import CorruptRecord, NotRunning
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.acl import HOST_ACL
 from world.store.archive import Archive
 from world.store.archiver import ArchiveConfig, Archiver
 from world.store.audit import audit
+from world.store.exported import export_world
 from world.store.history import History
 from world.store.lineage import Lineage, new_world_id
+from world.store.portable import import_world
 from world.store.records import Ack, Commit, Durability
 from world.store.redis_store import RedisWorldStore
+from world.store.refusals import UNFINISHED
 from world.store.repair import offered, roll_back
 from world.store.server import EmbeddedServer
 
@@ -89,6 +95,76 @@ def test_history_needs_no_more_rights_than_a_host_has(
         assert history.kept.listed(limit=1)
         for each in (child, done.kept_as, world):
             lineage.delete(each)
+
+
+def _killed_import(server: EmbeddedServer, directory: Path, file: Path, world: WorldId, at_write: int) -> bool:
+    """Import in a process that is killed before one of its fsyncs; return whether it made so many."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the import ended by itself"
+        return os.WIFSIGNALED(status)
+    # Nothing of what it was forked from may run in it, so it leaves without saying goodbye.
+    try:
+        fsync, writes = os.fsync, itertools.count()
+
+        def dies(descriptor: int) -> None:
+            if next(writes) == at_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            fsync(descriptor)
+
+        os.fsync = dies
+        history = History(RedisWorldStore.connect(server.url, durability="process").history(), Archive(directory))
+        import_world(history.kept, history.archive, file, world)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_an_import_that_is_killed_at_any_write_is_found_and_deleting_it_leaves_nothing(
+    server: EmbeddedServer, connect: Callable[..., RedisWorldStore], world: WorldId, tmp_path: Path
+) -> None:
+    store = connect()
+    digests, directory = _old_world(store, world), tmp_path / "archive"
+    history = History(store.history(), Archive(directory))
+    lineage = Lineage(store, history)
+    _archiver(history).archive(world)
+    file = export_world(history, world, tmp_path / "world.zip").path
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    for at_write in itertools.count():
+        made = new_world_id()
+        if not _killed_import(server, directory, file, made, at_write):
+            break
+        listed = {record.world: record.reason for record in history.kept.listed(limit=1000)}
+        assert listed[made] == UNFINISHED
+        assert {path.name for path in directory.iterdir()} == {world, made}
+        lineage.delete(made)
+        assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    assert at_write >= 5
+    assert store.record(made).status == "paused"
+    for each in (world, made):
+        assert audit(history, each).verified
+        assert [history.state_at(each, tick).digest() for tick in range(13)] == digests
+
+
+def test_an_import_whose_world_is_deleted_meanwhile_leaves_nothing(
+    connect: Callable[..., RedisWorldStore], world: WorldId, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = connect()
+    _old_world(store, world)
+    history = History(store.history(), Archive(tmp_path / "archive"))
+    _archiver(history).archive(world)
+    file, made, put = export_world(history, world, tmp_path / "world.zip").path, new_world_id(), Archive.put
+
+    def deleted_amid(archive: Archive, *arguments: Any) -> None:
+        Lineage(store, history).delete(made)
+        put(archive, *arguments)
+
+    monkeypatch.setattr(Archive, "put", deleted_amid)
+    with pytest.raises(NotRunning, match="deleted while it was imported"):
+        import_world(history.kept, history.archive, file, made)
+    assert store.record(made).status == "deleted"
+    assert [path.name for path in (tmp_path / "archive").iterdir()] == [world]
 
 
 def _damage(raw: Any, world: WorldId, tick: int) -> None:

@@ -4,7 +4,8 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.store_cases import LivingField, record_of
-from world.errors import CorruptRecord, ImportRefused, NoHistory, NotRunning, Pinned
+from world.errors import CorruptRecord, ImportRefused, NoHistory, NotRunning, Pinned, UnknownWorld
 from world.snapshot import WorldId
 from world.store.archive import Archive, content_name
 from world.store.archiver import ArchiveConfig, Archiver
@@ -24,6 +25,7 @@ from world.store.in_process import InProcessWorldStore
 from world.store.lineage import Lineage, new_world_id
 from world.store.portable import import_world
 from world.store.records import Ack, Commit
+from world.store.refusals import UNFINISHED
 from world.store.segment import Segment, encode_segment, logged
 
 WORLD = WorldId("w-origin")
@@ -283,6 +285,93 @@ def test_cells_that_lie_absurdly_far_apart_are_found_before_memory_is_taken_for_
         zipped.writestr(f"segments/{content_name(segment)}.seg", segment)
     with pytest.raises(CorruptRecord, match="far apart"):
         imported(history, path)
+
+
+class Died(BaseException):
+    """In the place of a kill: nothing that is imported catches it."""
+
+
+@contextmanager
+def dying_at(write: int) -> Iterator[list[int]]:
+    """Let whoever writes files die before, or right after, one of their fsyncs and renames; yield the number made."""
+    made = [0]
+
+    def dies(call: Callable[..., object]) -> Callable[..., object]:
+        def struck(*arguments: object) -> object:
+            made[0] += 1
+            if made[0] == write:
+                raise Died
+            result = call(*arguments)
+            made[0] += 1
+            if made[0] == write:
+                raise Died
+            return result
+
+        return struck
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", dies(os.fsync))
+        patched.setattr(Path, "replace", dies(Path.replace))
+        yield made
+
+
+def test_an_import_that_dies_at_any_write_leaves_a_listed_world_and_deleting_it_leaves_nothing(
+    store: InProcessWorldStore, history: History, digests: list[bytes], file: Path
+) -> None:
+    lineage, archive = Lineage(store, history), history.archive
+    neighbour = imported(history, file)
+    with dying_at(0) as writes:
+        imported(history, file)
+    kept = {path: path.read_bytes() for path in archive.directory.rglob("*.seg")}
+    assert writes[0] > 20
+    for write in range(1, writes[0] + 1):
+        world = new_world_id()
+        with dying_at(write), pytest.raises(Died):
+            import_world(history.kept, archive, file, world)
+        assert (store.record(world).status, store.record(world).reason) == ("quarantined", UNFINISHED)
+        assert lineage.sweep(world) == lineage.sweep(neighbour) == 0
+        lineage.delete(world)
+        assert not (archive.directory / world).exists()
+    assert {path: path.read_bytes() for path in archive.directory.rglob("*") if path.is_file()} == kept
+    assert audit(history, neighbour).verified and audit(history, WORLD).verified
+
+
+def test_an_import_that_died_is_completed_under_its_id(
+    store: InProcessWorldStore, history: History, digests: list[bytes], file: Path
+) -> None:
+    world = new_world_id()
+    for write in (9, 2, 17):
+        with dying_at(write), pytest.raises(Died):
+            import_world(history.kept, history.archive, file, world)
+    for _ in range(2):
+        import_world(history.kept, history.archive, file, world)
+        assert store.record(world).status == "paused"
+        assert [history.state_at(world, tick).digest() for tick in range(NUM_TICKS + 1)] == digests
+        assert not list((history.archive.directory / world).glob("*.partial"))
+
+
+def test_a_refused_import_lists_no_world(store: InProcessWorldStore, history: History, file: Path) -> None:
+    world = new_world_id()
+    with pytest.raises(CorruptRecord):
+        import_world(history.kept, history.archive, rewritten(file, set_manifest(digest="0" * 32)), world)
+    with pytest.raises(UnknownWorld):
+        store.record(world)
+
+
+def test_an_import_whose_world_is_deleted_meanwhile_leaves_nothing_and_says_so(
+    store: InProcessWorldStore, history: History, digests: list[bytes], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, put = new_world_id(), Archive.put
+
+    def deleted_amid(archive: Archive, *arguments: object) -> None:
+        Lineage(store, history).delete(world)
+        put(archive, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Archive, "put", deleted_amid)
+    with pytest.raises(NotRunning, match="deleted while it was imported"):
+        import_world(history.kept, history.archive, file, world)
+    assert store.record(world).status == "deleted"
+    assert not (history.archive.directory / world).exists()
 
 
 def test_history_is_forgotten_only_up_to_a_tick_that_was_named(

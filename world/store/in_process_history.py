@@ -10,7 +10,7 @@ from world.store.keys import check_world_id
 from world.store.log import LogCaps, LogEntry
 from world.store.past import NO_DAMAGE, Damage, Line, Past, Pin, SegmentRef, hot_log_ticks
 from world.store.records import Status, WorldRecord
-from world.store.refusals import PAUSED_BY_LOG, refusal
+from world.store.refusals import PAUSED_BY_LOG, UNFINISHED, refusal
 
 
 class InProcessHistory:
@@ -97,37 +97,24 @@ class InProcessHistory:
             pins, now = self._world(world).pins.items(), self._clock()
             return sorted((Pin(child, tick, now - at) for child, (tick, at) in pins), key=lambda p: (p.tick, p.child))
 
-    def make(self, line: Line) -> None:
-        """Make a world of a past, paused. Repeating is harmless. Raises `WorldExists` for other content."""
+    def make(self, line: Line, write_segments: Callable[[], None] | None = None) -> None:
+        """Make a world of a past, paused. Repeating is harmless, and goes on where a former call was cut short.
+
+        Raises `WorldExists` for other content, and whatever `write_segments` does.
+        """
         world = line.record.world
         check_world_id(world)
         with self._lock:
-            existing = self._worlds.get(world)
-            if existing is not None:
-                if existing.created != line.digest:
-                    raise refusal(world, ("EXISTS",))
-                return
-            made = self._worlds[world] = InProcessWorld(
-                record=replace(
-                    line.record,
-                    tick=line.entries[-1].tick if line.entries else line.at,
-                    owner="",
-                    epoch=0,
-                    status="paused",
-                    reason="",
-                ),
-                created=line.digest,
-                born_at=line.at,
-                digest=line.entries[-1].digest if line.entries else line.digest,
-                active_at=self._clock(),
-                archived_to=line.at,
-                caps=self._caps,
-                made_at=len(self._worlds),
-                log={entry.tick: entry for entry in line.entries},
-                keyframes={line.at: line.keyframe},
-                segments=line.segments,
-            )
-            made.count_log()
+            if world not in self._worlds:
+                self._begin(line)
+            elif self._worlds[world].created != line.digest:
+                raise refusal(world, ("EXISTS",))
+        if write_segments is not None:
+            write_segments()
+        with self._lock:
+            held = self._worlds[world]
+            if (held.record.status, held.record.reason) == ("quarantined", UNFINISHED):
+                held.set(status="paused", reason="")
 
     def set_parent(self, child: WorldId, parent: WorldId) -> None:
         """Let a fork read its past from another world. Raises `UnknownWorld`."""
@@ -195,6 +182,30 @@ class InProcessHistory:
             newest = sorted(self._worlds.values(), key=lambda held: held.made_at, reverse=True)
             wanted = [held for held in newest if held.record.status != "deleted"]
             return [self._seen(held) for held in wanted if below is None or held.made_at < below][:limit]
+
+    def _begin(self, line: Line) -> None:
+        """List a world that is not whole yet. Whoever calls this holds the lock."""
+        made = self._worlds[line.record.world] = InProcessWorld(
+            record=replace(
+                line.record,
+                tick=line.entries[-1].tick if line.entries else line.at,
+                owner="",
+                epoch=0,
+                status="quarantined",
+                reason=UNFINISHED,
+            ),
+            created=line.digest,
+            born_at=line.at,
+            digest=line.entries[-1].digest if line.entries else line.digest,
+            active_at=self._clock(),
+            archived_to=line.at,
+            caps=self._caps,
+            made_at=len(self._worlds),
+            log={entry.tick: entry for entry in line.entries},
+            keyframes={line.at: line.keyframe},
+            segments=line.segments,
+        )
+        made.count_log()
 
     def _world(self, world: WorldId) -> InProcessWorld:
         try:

@@ -3,7 +3,7 @@
 A world's own line is a chain of ticks: archived segments, then the log. What lies before a fork is its parent's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -132,8 +132,11 @@ class WorldHistory(Protocol):
     def pins(self, world: WorldId) -> list[Pin]:
         """Return the forks of a world by tick."""
 
-    def make(self, line: Line) -> None:
+    def make(self, line: Line, write_segments: Callable[[], None] | None = None) -> None:
         """Make a world of a past, paused. Repeating is harmless, and goes on where a former call was cut short.
+
+        `write_segments` stores the files of its segments. It is called once the world is listed and while nobody may
+        have it: whoever dies there leaves a quarantined world, and no files that nobody knows of.
 
         Raises `WorldExists` for other content.
         """

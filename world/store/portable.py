@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from world.errors import CorruptRecord, ImportRefused
+from world.errors import CorruptRecord, ImportRefused, NotRunning
 from world.snapshot import Kind, Snapshot, WorldId
 from world.store.archive import Archive, content_name
 from world.store.codec import (
@@ -96,7 +96,10 @@ def import_world(
 
     An environment that is named as module:factory is code, which whoever hosts the world will run: only with `any_env`
     is it taken. Raises `ImportRefused` for a file that is not an export of ours in every respect, `CorruptRecord` for
-    one that does not verify.
+    one that does not verify, `NotRunning` if the world was deleted meanwhile.
+
+    The world is listed before its first file is written. Whoever dies here, or raises, leaves it quarantined: importing
+    under the same id completes it, and deleting it leaves nothing in the archive.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -112,9 +115,16 @@ def import_world(
                 " say --any-env"
             )
         line = _verified(file, path, manifest, world)
-        for ref in line.segments:
-            archive.put(world, ref, _read(file, path, file_name(ref.name)))
-        kept.make(line)
+
+        def write_segments() -> None:
+            for ref in line.segments:
+                archive.put(world, ref, _read(file, path, file_name(ref.name)))
+            if kept.past(world).record.status == "deleted":
+                # Whoever deleted it removed the files that were there by then.
+                archive.remove(world)
+                raise NotRunning(f"world {world!r}: it was deleted while it was imported; import it again")
+
+        kept.make(line, write_segments)
     return line.record
 
 

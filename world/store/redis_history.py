@@ -1,7 +1,7 @@
 """The past of worlds in Redis or Valkey."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -111,10 +111,10 @@ class RedisHistory:
             for child, tick in pairs(pinned).items()
         ]
 
-    def make(self, line: Line) -> None:
+    def make(self, line: Line, write_segments: Callable[[], None] | None = None) -> None:
         """Make a world of a past, paused. Repeating is harmless, and goes on where a former call was cut short.
 
-        Raises `WorldExists` for other content.
+        Raises `WorldExists` for other content, and whatever `write_segments` does.
         """
         world = line.record.world
         check_world_id(world)
@@ -125,6 +125,8 @@ class RedisHistory:
         # Until it is whole nobody may have it: whoever dies here leaves a quarantined world, to be seen and deleted.
         self._write(world, "create", line.digest, line.at, line.keyframe, *flat)
         self._write(world, "add_segments", *segments)
+        if write_segments is not None:
+            write_segments()
         for batch in _batches(line.entries):
             ticks = [part for entry in batch for part in (entry.digest, entry.frame)]
             self._write(world, "append", batch[0].tick - 1, batch[-1].tick, *ticks)
