@@ -41,7 +41,7 @@ class Answer:
 
 def serve(name: str, url: str, lease_s: float, ticks_per_s: float) -> None:
     """Obey until the input ends."""
-    store = RedisWorldStore.connect(url, lease_s=lease_s, timeout_s=1.0)
+    store = RedisWorldStore.connect(url, lease_s=lease_s)
     host = synthetic_host(name, store, WorldHostConfig(dream_ticks_per_s=ticks_per_s, lease_s=lease_s))
     freeze_imports()
     for line in sys.stdin:

@@ -96,7 +96,7 @@ def diff(
         for (world, tick), state, seen in zip(sides, states, found.cells_seen, strict=True)
     ]
     cells = [_fields(cell) for cell in found.cells]
-    poses = [{"agent": agent, "one": list(a), "other": list(b)} for agent, a, b in found.poses]
+    poses = [{"agent": agent, "one": a and list(a), "other": b and list(b)} for agent, a, b in found.poses]
     if as_json:
         print_json(answer("diff", worlds, same_state=found.same_state, cells=cells, poses=poses))
         return
@@ -143,7 +143,7 @@ def _line(tick: dict[str, Any]) -> dict[str, Any]:
         "tick": f"{tick['tick']}{' (reset)' if tick['is_first'] else ''}",
         "actions": [deed["action"] for deed in deeds],
         "rewards": [round(deed["reward"], 3) for deed in deeds],
-        "at": " ".join(f"{y},{x}" for y, x in (deed["pose"] for deed in deeds)),
+        "at": " ".join("–" if deed["pose"] is None else "{},{}".format(*deed["pose"]) for deed in deeds),
         "events": ", ".join(event["text"] or f"kind {event['kind']}" for event in tick["events"]) or "–",
         "cells of the map": ", ".join(f"{num}× {cause}" for cause, num in counted.items()) or "–",
     }

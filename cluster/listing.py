@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.run_folder import read_run
+from world.envs.grounded import gone
 from world.errors import ConfigError, CorruptRecord, RunFolderError
 from world.field import UNSEEN
 from world.snapshot import WorldId
@@ -78,7 +79,7 @@ def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
         "keyframe_tick": keyframe_tick,
         "state_digest": snapshot.digest().hex(),
         "cells_seen": int(np.count_nonzero(snapshot.field.layers[layer].current(y, x) != UNSEEN)),
-        "poses": snapshot.poses.tolist(),
+        "poses": [None if gone(pose) else pose.tolist() for pose in snapshot.poses],
     }
 
 

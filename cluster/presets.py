@@ -106,8 +106,13 @@ def smoke() -> RunConfig:
         num_worlds=3,
         num_dreams=1,
         dashboard=False,
-        supervisor=SupervisorConfig(stall_after_s=20.0),
-        host=WorldHostConfig(credit_items=64, chunk_ticks=16, grounded_ticks_per_s=60.0, niceness=0),
+        # However slow a machine is, everybody is placed, and stops in order.
+        supervisor=SupervisorConfig(
+            stall_after_s=30.0, placement_within_s=300.0, drain_within_s=60.0, stop_within_s=180.0
+        ),
+        host=WorldHostConfig(
+            credit_items=64, chunk_ticks=16, grounded_ticks_per_s=60.0, stop_within_s=60.0, niceness=0
+        ),
         model=WorldModelConfig(
             dynamics=DynamicsConfig(width=32, hidden=64, token_width=16, encoder_blocks=1, outcome_blocks=("local",)),
             memory_size=4,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from world.envs.catalog import make_env
-from world.envs.grounded import EVENT_REACH
+from world.envs.grounded import EVENT_REACH, gone
 from world.errors import ConfigError, LivingWorldsError, NotRunning
 from world.event import WorldEvent, event_text, parse_event
 from world.field import MAP
@@ -74,7 +74,10 @@ def _place_of(store: RedisWorldStore, record: WorldRecord, agent: int) -> tuple[
     if not 0 <= agent < record.agents:
         raise ConfigError(f"world {record.world!r}: it has agents 0 to {record.agents - 1}, got --agent {agent}")
     _, snapshot, effects = store.load(record.world)
-    y, x = (effects[-1] if effects else snapshot).poses[agent].tolist()
+    pose = (effects[-1] if effects else snapshot).poses[agent]
+    if gone(pose):
+        raise ConfigError(f"world {record.world!r}: agent {agent} has left, and is nowhere; name a place")
+    y, x = pose.tolist()
     return y, x
 
 

@@ -20,16 +20,21 @@ class StoreWatch:
         if not self.away:
             self.away = True
             self._tell("the store does not answer: worlds pause until it does")
-        if not self._ensure():
-            return False
-        self._tell("the embedded server was away and is back")
-        return True
+        return self._mended()
 
     def answered(self) -> None:
         """Note that a host's commits were acknowledged, and nobody waited for it."""
         if self.away:
             self.away = False
+            # It may have been brought back before anybody missed it a second time.
+            self._mended()
             self._tell("the store answers again: worlds go on")
+
+    def _mended(self) -> bool:
+        restarted = self._ensure()
+        if restarted:
+            self._tell("the embedded server was away and is back")
+        return restarted
 
 
 class InBackground:

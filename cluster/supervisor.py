@@ -22,6 +22,8 @@ from world.store.records import WorldRecord
 
 _AHEAD = 1_000_000
 """Destinations lie this far ahead of what was last reported: the budget ends a call, not the destination."""
+_LOOK_EVERY_S = 0.2
+"""While hosts are being stopped: one that has answered does not wait for the others."""
 
 
 class Supervisor:
@@ -95,11 +97,7 @@ class Supervisor:
         config, refusals = self._config, list[LivingWorldsError]()
         self._stopping = True
         deadline = self._clock() + config.stop_within_s
-        self._settle(self._hosts.values(), self._clock() + 2 * config.call_s + 1, refusals)
-        for name, host in self._hosts.items():
-            if host.call is None:
-                host.send(self._fleet.stop_host(name), within_s=config.stop_within_s)
-        self._settle(self._hosts.values(), deadline - config.stop_within_s / 2, refusals)
+        self._stop_hosts(deadline - config.stop_within_s / 2, refusals)
         # It may be in the midst of an evaluation.
         self._settle([self._learner], deadline - config.stop_within_s / 4, refusals)
         if self._learner.call is None:
@@ -265,6 +263,15 @@ class Supervisor:
                 self._assignment.away(name)
                 lost = self._clock() - host.away_since > self._config.host_lost_after_s
                 self._assignment.set_available(name, not lost)
+
+    def _stop_hosts(self, deadline: float, refusals: list[LivingWorldsError]) -> None:
+        """Let each host hand over as soon as it has answered what it was asked before."""
+        busy = dict(self._hosts)
+        while busy and self._clock() < deadline:
+            self._settle(busy.values(), min(deadline, self._clock() + _LOOK_EVERY_S), refusals)
+            for name in [name for name, host in busy.items() if host.call is None]:
+                busy.pop(name).send(self._fleet.stop_host(name), within_s=self._config.stop_within_s)
+        self._settle(self._hosts.values(), deadline, refusals)
 
     def _drain(self, deadline: float, refusals: list[LivingWorldsError]) -> None:
         """Let the learner sample what the limiter still calls for, so that the ratio ends where it should."""

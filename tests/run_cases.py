@@ -14,8 +14,10 @@ from typing import Any
 from cluster.listing import list_worlds, opened_store, show_world
 from cluster.metrics_file import read_metrics
 
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 """How long a loaded machine may take for anything that is waited for here."""
+LONG_MINUTES = 60.0
+"""For a run that is stopped once what was waited for has come: longer than any test may take."""
 
 
 class Run:
@@ -55,14 +57,34 @@ class Run:
 
     def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for a moment of which something holds, and return it."""
+        found: list[dict[str, Any]] = []
+
+        def has_come() -> bool:
+            found[:] = [moment for moment in self.moments() if holds(moment)][:1]
+            return bool(found)
+
+        self.wait_for(has_come)
+        return found[0]
+
+    def wait_for(self, has_come: Callable[[], bool]) -> None:
+        """Wait for something that is not in the metrics, while the run goes on."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            for moment in self.moments():
-                if holds(moment):
-                    return moment
+            if has_come():
+                return
             assert self.process.poll() is None, f"the run ended early:\n{self.told.read_text()}"
             time.sleep(0.2)
         raise AssertionError(f"waited in vain:\n{self.told.read_text()}")
+
+    def wait_for_another_server(self, former: int) -> dict[str, Any]:
+        """Wait until the run has brought its embedded server back as another process; return the newest moment."""
+        self.wait_for(lambda: server_pid(self.folder) not in (0, former))
+        return self.moments()[-1]
+
+    def wait_until_worlds_went_on(self, since: dict[str, dict[str, Any]]) -> None:
+        """Wait until every world, grounded and dreamed, has a later tick in the store than it had then."""
+        self.wait_until(lambda moment: moment["agent_ticks"] > 0)
+        self.wait_for(lambda: went_on(since, worlds_of(self.folder)))
 
     def finish(self) -> dict[str, Any]:
         """Wait for the end, and return the summary."""
@@ -102,6 +124,11 @@ def worlds_of(folder: Path) -> dict[str, dict[str, Any]]:
         return {world["id"]: world for world in list_worlds(store)}
 
 
+def went_on(since: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> bool:
+    """Return whether every world is there as it was then, and at a later tick."""
+    return set(now) == set(since) and all(now[world]["tick"] > since[world]["tick"] for world in since)
+
+
 def verified_digests(folder: Path) -> dict[str, str]:
     """Return every world's state digest; each logged tick is verified against the committed one on the way."""
     with opened_store(folder, None) as store:
@@ -109,5 +136,5 @@ def verified_digests(folder: Path) -> dict[str, str]:
 
 
 def server_pid(folder: Path) -> int:
-    """Return the process of the embedded server."""
-    return int((folder / "redis" / "server.pid").read_text())
+    """Return the process of the embedded server; 0 while one that is just starting has not yet written it down."""
+    return int((folder / "redis" / "server.pid").read_text() or 0)

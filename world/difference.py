@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from world.envs.grounded import Int32Array
+from world.envs.grounded import Int32Array, gone
 from world.errors import ConfigError
 from world.field import MAP, UNSEEN, Layer, Uint16Array
 from world.snapshot import Snapshot
@@ -35,8 +35,8 @@ class Difference:
     """By layer, row and column."""
     cells_seen: tuple[int, int]
     """Cells of the shown layers that somebody has seen, in each."""
-    poses: tuple[tuple[int, tuple[int, int], tuple[int, int]], ...]
-    """Agents that are elsewhere: agent, place in the one, place in the other."""
+    poses: tuple[tuple[int, tuple[int, int] | None, tuple[int, int] | None], ...]
+    """Agents that are elsewhere: agent, place in the one, place in the other; None where it has left."""
     agents: tuple[int, int]
 
 
@@ -85,5 +85,5 @@ def _differing(index: int, y: Int32Array, x: Int32Array, one: Uint16Array, other
     ]
 
 
-def _place(pose: Int32Array) -> tuple[int, int]:
-    return int(pose[0]), int(pose[1])
+def _place(pose: Int32Array) -> tuple[int, int] | None:
+    return None if gone(pose) else (int(pose[0]), int(pose[1]))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from world.envs.grounded import BoolArray, Int32Array, Uint8Array, ViewLayout
+from world.envs.grounded import BoolArray, Int32Array, Uint8Array, ViewLayout, gone
 from world.errors import CorruptRecord
 
 Uint16Array = NDArray[np.uint16]
@@ -190,16 +190,18 @@ class Field:
         self.layers = (Layer(), Layer())
 
     def observe(self, poses: Int32Array, views: Uint16Array, tick: int) -> Changes:
-        """Write what agents at `poses` (A, 2) see, views (A, R, C), and return what differed from before."""
-        layout = self.layout
+        """Write what agents at `poses` (A, 2) see, views (A, R, C), and return what differed from before.
+
+        Agents that have left see nothing.
+        """
+        layout, here = self.layout, ~gone(poses)
         parts: list[tuple[int, Place, Uint16Array]] = []
         if layout.map_rows:
-            y, x = self._view_cells(poses)
-            parts.append((MAP, Place(y.ravel(), x.ravel()), views[:, : layout.map_rows].ravel()))
-        own = views[:, layout.map_rows :]
-        if own.size:
+            y, x = self._view_cells(poses[here])
+            parts.append((MAP, Place(y.ravel(), x.ravel()), views[here, : layout.map_rows].ravel()))
+        if layout.rows > layout.map_rows:
             y, x = self._screen_cells()
-            parts.append((SCREEN, Place(y.ravel(), x.ravel()), own.ravel()))
+            parts.append((SCREEN, Place(y[here].ravel(), x[here].ravel()), views[here, layout.map_rows :].ravel()))
         found = [self._differing(layer, place, tokens) for layer, place, tokens in parts]
         changes = Changes(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
         self.settle(changes, poses, tick)
@@ -210,9 +212,11 @@ class Field:
         for index, layer in enumerate(self.layers):
             of_layer = changes.layer == index
             layer.push(Place(changes.y[of_layer], changes.x[of_layer]), changes.token[of_layer], tick)
+        here = ~gone(poses)
         if self.layout.map_rows:
-            self.layers[MAP].mark_seen(*self._view_cells(poses), tick)
-        self.layers[SCREEN].mark_seen(*self._screen_cells(), tick)
+            self.layers[MAP].mark_seen(*self._view_cells(poses[here]), tick)
+        y, x = self._screen_cells()
+        self.layers[SCREEN].mark_seen(y[here], x[here], tick)
 
     def windows(self, poses: Int32Array, tick: int, margin: int) -> Windows:
         """Return what is known at `tick` of the cells around agents at `poses` (A, 2)."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from world.envs.grounded import EVENT_REACH, BoolArray, Int32Array
+from world.envs.grounded import EVENT_REACH, BoolArray, Int32Array, gone
 from world.event import WorldEvent
 from world.field import MAP, NEVER, SCREEN, UNSEEN, IntpArray
 from world.snapshot import Snapshot, TickEffects
@@ -53,7 +53,8 @@ class AgentDeed:
     agent: int
     action: int
     reward: float
-    pose: tuple[int, int]
+    pose: tuple[int, int] | None
+    """None once it has left."""
     moved: tuple[int, int]
     terminated: bool
     truncated: bool
@@ -104,13 +105,15 @@ def cell_changes(snapshot: Snapshot, effects: Iterable[TickEffects], y: int, x: 
 
 
 def _deeds(snapshot: Snapshot, tick: TickEffects) -> tuple[AgentDeed, ...]:
-    moved = np.zeros_like(tick.poses) if tick.is_first else tick.poses - snapshot.poses
+    left = gone(tick.poses)
+    stays = left | gone(snapshot.poses) | tick.is_first
+    moved = np.where(stays[:, None], 0, tick.poses - snapshot.poses)
     return tuple(
         AgentDeed(
             agent=agent,
             action=int(tick.actions[agent]),
             reward=float(tick.rewards[agent]),
-            pose=(int(tick.poses[agent, 0]), int(tick.poses[agent, 1])),
+            pose=None if left[agent] else (int(tick.poses[agent, 0]), int(tick.poses[agent, 1])),
             moved=(int(moved[agent, 0]), int(moved[agent, 1])),
             terminated=bool(tick.terminated[agent]),
             truncated=bool(tick.truncated[agent]),

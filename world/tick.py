@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.dream import DreamConfig, Dreamer, Dreamt
-from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Stepped, Uint8Array, announce
+from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Stepped, Uint8Array, announce, gone
 from world.errors import ConfigError, LivingWorldsError
 from world.event import MAX_EVENTS, drawn_events, event_rows, event_slots
 from world.field import Changes, Field, Uint16Array, Windows
@@ -27,7 +27,7 @@ from world.model.slots import Slots
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel, WorldModelConfig
 from world.snapshot import TickEffects
-from world.trajectory import Transitions, displacement_class, displacement_of, turns_at
+from world.trajectory import STAY, Transitions, displacement_class, displacement_of, turns_at
 from world.window import views_after
 
 _NO_EVENTS: Int32Array = np.zeros((0, 3), np.int32)
@@ -243,7 +243,8 @@ class Ticker:
         for i, world in enumerate(worlds):
             before, started = world.snapshot.poses, world.snapshot.memory
             world.snapshot.memory = memories[i]
-            moved = displacement_of(dreamt.displacement[i])
+            # Who has left does not come back in a dream.
+            moved = np.where(gone(before)[:, None], 0, displacement_of(dreamt.displacement[i])).astype(np.int32)
             effects = self._write(
                 world,
                 self._dreamt_views(dreamt, i, moved, world.snapshot.field),
@@ -332,7 +333,7 @@ class Ticker:
             effects.rewards,
             effects.terminated,
             effects.truncated,
-            displacement_class(before, effects.poses),
+            self._displacement(before, effects.poses),
             after.observed_at(effects.tick, before, self._margin),
             after.status(),
             by_chance,
@@ -340,6 +341,11 @@ class Ticker:
             np.int32(effects.weights_version),
         )
         return Transitions(*(np.asarray(column)[None] for column in columns))
+
+    def _displacement(self, before: Int32Array, after: Int32Array) -> Uint8Array:
+        if not self._spec.layout.map_rows:
+            return np.full(len(before), STAY, np.uint8)  # Who leaves a screen goes to no other place.
+        return displacement_class(before, after)
 
     def _by_chance(self, cells: Field, poses: Int32Array, step: Stepped) -> NDArray[np.bool_]:
         _, y, x = cells.window_cells(poses, self._margin)

@@ -18,7 +18,7 @@ from world.snapshot import Float16Array, WorldId
 STAY = 4
 """Displacement class of an agent that did not move."""
 ELSEWHERE = 9
-"""Displacement class of an agent that moved farther than one cell."""
+"""Displacement class of an agent that moved farther than one cell, or left."""
 NUM_DISPLACEMENTS = 10
 
 

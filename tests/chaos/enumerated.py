@@ -60,7 +60,7 @@ def server_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> 
 def function_fails(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
     """Let a function fail before one of its calls to Redis: what it wrote before stays written."""
     with contextlib.closing(server.raw()) as raw:
-        link = Link(server.url, durability="disk", timeout_s=2.0)
+        link = Link(server.url, durability="disk", timeout_s=20.0)
         with contextlib.closing(store_over(link)) as store, contextlib.suppress(StoreError):
             link.one("PING")
             raw.fcall("chaos_arm", 0, at_call)
@@ -184,5 +184,5 @@ def _every_call(phases: tuple[Phase, ...], stride: int) -> Iterator[tuple[int, P
 @contextlib.contextmanager
 def _healthy(server: ChaosServer) -> Iterator[RedisWorldStore]:
     server.ensure()
-    with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=5.0))) as store:
+    with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=20.0))) as store:
         yield store

@@ -74,7 +74,7 @@ class StruckLink(Link):
     """A link to a real server, on one of whose calls something is struck: before it, amid it, or after it."""
 
     def __init__(self, url: str, *, at_call: int, phase: Phase, strike: Callable[[], None]) -> None:
-        super().__init__(url, durability="disk", timeout_s=2.0)
+        super().__init__(url, durability="disk", timeout_s=20.0)
         self._at_call, self._phase, self._strike = at_call, phase, strike
         self.num_calls = 0
 

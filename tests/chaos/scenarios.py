@@ -69,7 +69,7 @@ class Stage:
         beginning = LivingField(0)
         self.connect().create(record_of(self.world, beginning.snapshot), beginning.snapshot)
 
-    def connect(self, url: str | None = None, *, lease_s: float = 10.0, timeout_s: float = 2.0) -> RedisWorldStore:
+    def connect(self, url: str | None = None, *, lease_s: float = 10.0, timeout_s: float = 20.0) -> RedisWorldStore:
         """Return a store of one host's own."""
         store = RedisWorldStore.connect(
             url or self.server.url, lease_s=lease_s, timeout_s=timeout_s, hot_log_ticks=HOT_LOG_TICKS
@@ -127,10 +127,11 @@ def cut_wire(server: ChaosServer, directory: Path, *, held: bool) -> dict[str, A
     """Two hosts hold one world, and one direction between the first and the server is cut for longer than a lease."""
     stage, lease_s = Stage(server, directory), 0.3
     proxy = Proxy(server.socket)
-    near = stage.owner("host-0", stage.connect(proxy.url, lease_s=lease_s, timeout_s=0.1))
+    wired = _retried(lambda: stage.connect(proxy.url, lease_s=lease_s, timeout_s=1.0), StoreUnavailable)
+    near = stage.owner("host-0", wired)
     far = stage.owner("host-1", stage.connect(lease_s=lease_s))
-    near.take()
-    _all_acked(near.commit(near.steps(2)))
+    _retried(near.take, StoreUnavailable)
+    _all_acked(_until_answered(near, near.steps(2)))
     cut = near.steps(2)
     proxy.holds_requests, proxy.drops_answers = held, not held
     problems = []
@@ -150,23 +151,21 @@ def cut_wire(server: ChaosServer, directory: Path, *, held: bool) -> dict[str, A
 
 def stepped_clock(server: ChaosServer, directory: Path, *, by_s: float) -> dict[str, Any]:
     """The server's clock jumps while a host holds a world: another may take it, and none keeps it for ever."""
-    stage = Stage(server, directory)
-    first, second = stage.owner("host-0"), stage.owner("host-1")
+    # No lease ends by itself meanwhile; the server looks at its clock only now and then.
+    stage, lease_s = Stage(server, directory), 600.0
+    first, second = (stage.owner(f"host-{number}", stage.connect(lease_s=lease_s)) for number in range(2))
     first.take()
     _all_acked(first.commit(first.steps(2)))
     server.step_clock(by_s)
-    # It looks at its clock ten times a second.
-    time.sleep(0.3)
     try:
-        second.take()
+        _until_taken(second)
         _all_acked(second.commit(second.steps(2)))
         answer = first.commit(first.steps(1))
         problems = [] if isinstance(answer, Fenced) else [f"the displaced host was answered {answer!r}"]
     finally:
         server.step_clock(0.0)
-        time.sleep(0.3)
     # The lease given in the other time must not keep anybody out either.
-    first.take()
+    _until_taken(first)
     _all_acked(first.commit(first.steps(1)))
     return stage.verdict(f"clock stepped by {by_s:+.0f} s", problems)
 

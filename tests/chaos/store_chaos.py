@@ -26,28 +26,46 @@ from world.store.redis_store import RedisWorldStore
 LEASE_S: Final = 0.4
 WORLDS: Final = tuple(WorldId(f"chaos-{number}") for number in range(6))
 _NUM_HOSTS: Final = 2
-_DRAINED_WITHIN_S: Final = 20.0
+_DRAINED_WITHIN_S: Final = 150.0
+_AT_WORK_WITHIN_S: Final = 150.0
+_PATIENCE_S: Final = 30.0
+"""For one answer, of whoever is no part of the test."""
 
 
 def run_chaos(
-    directory: Path, *, seed: int, seconds: float, variant: Variant | None = None, only: Sequence[str] = ()
+    directory: Path,
+    *,
+    seed: int,
+    seconds: float,
+    variant: Variant | None = None,
+    only: Sequence[str] = (),
+    num_faults: int = 0,
+    acks: int = 0,
+    posted: int = 0,
 ) -> dict[str, Any]:
     """Return a report: acks and faults counted, and how many promises were broken.
 
-    A `variant` is a store with a known mistake, which this must find; `only` names the faults, if not all.
+    A `variant` is a store with a known mistake, which this must find; `only` names the faults, if not all. It goes on
+    for longer than `seconds` where so many faults, acks and posted requests take a slow machine longer.
     """
     drawn = random.Random(seed)
     durability: Durability = "process" if variant == "naive_everysec_ack" else "disk"
     with ChaosServer(directory / "store", durability) as server, contextlib.ExitStack() as ends:
-        with contextlib.closing(RedisWorldStore.connect(server.url, durability=durability)) as store:
+        with contextlib.closing(_connected(server, durability)) as store:
             for number, world in enumerate(WORLDS):
                 beginning = LivingField(number).snapshot
                 store.create(record_of(world, beginning), beginning)
         stage = _Stage(server, directory / "notes", durability, variant, ends, drawn)
         faults: Counter[str] = Counter()
         deck: list[str] = []
+        stage.wait_until_at_work()
         began = time.monotonic()
-        while time.monotonic() - began < seconds:
+        while (
+            time.monotonic() - began < seconds
+            or faults.total() < num_faults
+            or stage.num_posted < posted
+            or stage.num_acks < acks
+        ):
             time.sleep(drawn.uniform(0.1, 0.5))
             if not deck:
                 deck = list(only) or stage.faults
@@ -58,7 +76,7 @@ def run_chaos(
         struck_s = time.monotonic() - began
         stage.calm_down()
         with (
-            contextlib.closing(RedisWorldStore.connect(server.url, durability=durability)) as store,
+            contextlib.closing(_connected(server, durability)) as store,
             contextlib.closing(server.raw()) as raw,
         ):
             verdict = judge(store, raw, stage.notes, WORLDS, stage.poster.posted)
@@ -73,6 +91,10 @@ def run_chaos(
         "posts_repeated": stage.poster.repeated,
         **verdict.as_json(),
     }
+
+
+def _connected(server: ChaosServer, durability: Durability) -> RedisWorldStore:
+    return RedisWorldStore.connect(server.url, durability=durability, timeout_s=_PATIENCE_S)
 
 
 class _Host:
@@ -144,6 +166,22 @@ class _Stage:
         return names
 
     @property
+    def num_acks(self) -> int:
+        """Commits acknowledged so far."""
+        return sum(line == "c" for line in self.notes.read_text().splitlines()) if self.notes.exists() else 0
+
+    @property
+    def num_posted(self) -> int:
+        """Requests received so far."""
+        return sum(map(len, list(self.poster.posted.values())))
+
+    def wait_until_at_work(self) -> None:
+        """Wait until a host has committed: before, there is nothing to strike."""
+        deadline = time.monotonic() + _AT_WORK_WITHIN_S
+        while not self.num_acks and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    @property
     def crashed(self) -> list[str]:
         """Hosts that ended by themselves."""
         return [reason for host in self._hosts for reason in host.crashed]
@@ -153,7 +191,7 @@ class _Stage:
         time.sleep(4 * LEASE_S)
         self.poster.stop()
         deadline = time.monotonic() + _DRAINED_WITHIN_S
-        with contextlib.closing(RedisWorldStore.connect(self._server.url, durability="process")) as store:
+        with contextlib.closing(_connected(self._server, "process")) as store:
             while time.monotonic() < deadline and any(host.is_alive for host in self._hosts):
                 if not any(self._waiting(store).values()):
                     break

@@ -102,7 +102,8 @@ def write(url: str, owner: str, notes_path: str, lease_s: float, durability: Dur
             # Commits come first: a fault meets whichever call is next.
             _commit(store, owned, notes)
             _read_inboxes(store, owned)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreFull):
+            # Full: it could not even take its functions, which somebody had flushed.
             notes.add("u")
         time.sleep(max(0.0, began + _GROUP_EVERY_S - time.monotonic()))
 
@@ -152,7 +153,7 @@ def _connected(url: str, lease_s: float, durability: Durability) -> RedisWorldSt
             return RedisWorldStore.connect(
                 url, lease_s=lease_s, timeout_s=0.5, durability=durability, hot_log_ticks=HOT_LOG_TICKS
             )
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreFull):
             time.sleep(0.02)
 
 

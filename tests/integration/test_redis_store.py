@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,9 @@ class TestRedisWorldStore(StoreSuite):
         return "disk"
 
     def a_moment_passes(self) -> None:
-        """Of the stores' clock; the server's own moves with every call, which waits for the disk."""
+        """Of the stores' clock, and of the server's own, which orders activity by the millisecond."""
         self.clock.now += 3.0
+        time.sleep(0.002)
 
 
 def test_two_owners_never_both_commit(server: EmbeddedServer, raw: Any) -> None:
@@ -88,10 +90,11 @@ def test_two_owners_never_both_commit(server: EmbeddedServer, raw: Any) -> None:
 
     def lease_passes(world: WorldId) -> None:
         raw.hset(keys.meta(world), "lu", 1)
-        clock.now += 11.0
+        clock.now += 3601.0
 
+    # The server's own clock goes on: no lease may end by itself, however slow the machine is.
     machine = store_machine(
-        lambda: RedisWorldStore.connect(server.url, clock=clock),
+        lambda: RedisWorldStore.connect(server.url, lease_s=3600.0, clock=clock),
         lease_passes,
         lambda store: store.close(),  # type: ignore[attr-defined]
     )
@@ -139,7 +142,7 @@ def test_a_dead_server_is_unavailable_not_an_empty_store(tmp_path: Path, world: 
 def test_a_stalled_server_is_unavailable_after_the_timeout(tmp_path: Path, world: WorldId) -> None:
     with (
         EmbeddedServer(tmp_path) as server,
-        contextlib.closing(RedisWorldStore.connect(server.url, timeout_s=0.2)) as store,
+        contextlib.closing(RedisWorldStore.connect(server.url, timeout_s=2.0)) as store,
     ):
         life, token = born(store, world)
         commit = Commit(token, life.steps(2))
@@ -150,7 +153,7 @@ def test_a_stalled_server_is_unavailable_after_the_timeout(tmp_path: Path, world
         finally:
             os.kill(server.pid, signal.SIGCONT)
         # The stalled server may have read the first one; repeating it is safe either way.
-        assert isinstance(commit_one(store, commit), Ack)
+        _until_available(lambda: _acked(commit_one(store, commit)))
         assert store.record(world).tick == 2
 
 
@@ -202,7 +205,7 @@ def test_without_a_replica_nothing_is_acknowledged_at_replica_durability(
     server: EmbeddedServer, connect: Callable[..., RedisWorldStore], world: WorldId
 ) -> None:
     life, token = born(connect(), world)
-    store = connect(durability="replica", timeout_s=0.5)
+    store = connect(durability="replica", timeout_s=4.0)
     with pytest.raises(StoreUnavailable, match="replica"):
         store.commit([Commit(token, life.steps(1))])
 
@@ -224,7 +227,8 @@ def test_replica_durability_waits_for_the_replicas_disk(tmp_path: Path, world: W
             ]
         )
         try:
-            with contextlib.closing(RedisWorldStore.connect(primary.url, durability="replica")) as store:
+            connected = RedisWorldStore.connect(primary.url, durability="replica", timeout_s=20.0)
+            with contextlib.closing(connected) as store:
                 life = LivingField(1)
                 _until_available(lambda: store.create(record_of(world, life.snapshot), life.snapshot))
                 token = store.acquire(world, owner="host-0", nonce=NONCE)
@@ -393,6 +397,10 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _acked(answer: object) -> None:
+    assert isinstance(answer, Ack), answer
 
 
 def _until_available(call: Callable[[], None]) -> None:

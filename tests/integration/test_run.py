@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from learner.checkpoint import load_newest
-from tests.run_cases import Run, server_pid, verified_digests, worlds_of
+from tests.run_cases import LONG_MINUTES, Run, server_pid, verified_digests, went_on, worlds_of
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
+
+_ENOUGH_ITEMS = 2500
+"""Inserted, for a ratio to be told to two percent: a batch, which is what may be owed in the end, is 16."""
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(folder: Path) -> Iterator[dict[str, Any]]:
-    """The first run, to its end."""
-    with Run(folder, minutes=0.45) as run:
+    """The first run, until it has done all that is asked of it here."""
+    with Run(folder, minutes=LONG_MINUTES) as run:
+        run.wait_until(lambda moment: moment["dreamed_agent_ticks"] > 0 and moment["inserted_items"] > _ENOUGH_ITEMS)
+        run.interrupt()
         yield run.finish()
 
 
@@ -69,24 +74,25 @@ def test_a_stopped_run_goes_on_with_the_same_worlds_weights_optimizer_and_replay
 ) -> None:
     before, digests = worlds_of(folder), verified_digests(folder)
     held = summary["status"]["replay_items"]
-    with Run(folder, minutes=5, preset=None) as run:
-        first = run.wait_until(lambda moment: moment["learner_step"] > 0 and moment["grounded_worlds"] == 3)
+    with Run(folder, minutes=LONG_MINUTES, preset=None) as run:
+        first = run.wait_until(
+            lambda moment: moment["learner_step"] > 0 and moment["grounded_worlds"] == 3 and moment["replay_items"] > 0
+        )
         assert first["learner_step"] >= summary["status"]["learner_step"]
         assert first["replay_items"] >= held
         assert first["weights"][0] == summary["status"]["weights"][0] + 1
         run.wait_until(lambda moment: moment["agent_ticks"] > 100 and moment["dreamed_worlds"] == 1)
+        run.wait_until_worlds_went_on(before)
         run.interrupt(signal.SIGTERM)
         assert run.finish()["status"]["agent_ticks"] > 100
-    after = worlds_of(folder)
-    assert set(after) == set(before)
-    assert all(after[world]["tick"] > before[world]["tick"] for world in before)
+    assert went_on(before, worlds_of(folder))
     assert all(verified_digests(folder)[world] != digests[world] for world in before)
 
 
 def test_after_a_kill_of_everything_at_once_no_acknowledged_tick_is_lost_and_the_run_goes_on(
     folder: Path, summary: dict[str, Any]
 ) -> None:
-    with Run(folder, minutes=5, preset=None) as run:
+    with Run(folder, minutes=LONG_MINUTES, preset=None) as run:
         run.wait_until(lambda moment: moment["agent_ticks"] > 200 and moment["learner_step"] > 0)
         acknowledged = worlds_of(folder)
         server = server_pid(folder)
@@ -98,9 +104,12 @@ def test_after_a_kill_of_everything_at_once_no_acknowledged_tick_is_lost_and_the
     assert set(kept) == set(acknowledged)
     assert all(kept[world]["tick"] >= acknowledged[world]["tick"] for world in acknowledged)
     step = load_newest(folder / "checkpoints").manifest.step
-    with Run(folder, minutes=0.2, preset=None) as run:
-        again = run.finish()
+    # A run ends by itself when its time is over. How much time every world needs to go on is for the machine to say.
+    for minutes in (0.2, 1.0, 3.0):
+        with Run(folder, minutes=minutes, preset=None) as run:
+            again = run.finish()
+        if went_on(kept, after := worlds_of(folder)):
+            break
     assert again["status"]["learner_step"] >= step
-    after = worlds_of(folder)
-    assert all(after[world]["tick"] > kept[world]["tick"] for world in kept)
+    assert went_on(kept, after)
     assert not list((folder).glob("leavings.json")), "something of the killed run was left behind"

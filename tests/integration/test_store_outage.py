@@ -14,11 +14,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.run_cases import Run, server_pid
+from tests.run_cases import LONG_MINUTES, Run, server_pid
 from world.store.redis_store import RedisWorldStore
 from world.store.server import find_server
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 
 _AWAY_S = 4.0
 _SILENT = "the store does not answer: worlds pause until it does"
@@ -76,14 +76,17 @@ def through_an_outage(run: Run, begin: Callable[[], None], end: Callable[[], Non
     begin()
     began = time.monotonic()
     # A host that is just taking a world in does not count the time, but it is told.
-    run.wait_until(lambda _: run.told.read_text().count(_SILENT) > told)
+    run.wait_for(lambda: run.told.read_text().count(_SILENT) > told)
     # What was under way is told by now; the next moments are of a run without a store.
     silent = run.moments()[-1]
-    run.wait_until(lambda moment: moment["elapsed_s"] >= silent["elapsed_s"] + 3)
+    # The learner goes on; without inserts there is only so much to learn from, so it may have had its share.
+    run.wait_until(
+        lambda moment: (
+            moment["elapsed_s"] >= silent["elapsed_s"] + 3
+            and (moment["learner_step"] > silent["learner_step"] or moment["limiter_error"] < _A_FEW_BATCHES)
+        )
+    )
     still = run.moments()[-1]
-    # Without inserts there is only so much to learn from: it goes on until it has had its share.
-    had_its_share = still["limiter_error"] < _A_FEW_BATCHES
-    assert still["learner_step"] > before["learner_step"] or had_its_share, "the learner did not go on"
     assert still["replay_items"] >= before["replay_items"], "replay forgot"
     time.sleep(max(0.0, began + _AWAY_S - time.monotonic()))
     end()
@@ -93,19 +96,18 @@ def through_an_outage(run: Run, begin: Callable[[], None], end: Callable[[], Non
 
 def test_an_embedded_store_that_stops_and_one_that_dies_pause_the_worlds_and_no_one_else(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with Run(folder, minutes=10) as run:
+    with Run(folder, minutes=LONG_MINUTES) as run:
         run.wait_until(lambda moment: moment["agent_ticks"] > 200 and moment["learner_step"] > 5)
         through_an_outage(
             run,
             lambda: os.kill(server_pid(folder), signal.SIGSTOP),
             lambda: os.kill(server_pid(folder), signal.SIGCONT),
         )
-        before, dead = run.moments()[-1], server_pid(folder)
+        dead = server_pid(folder)
         os.kill(dead, signal.SIGKILL)
         # Brought back by the run itself.
-        away = run.wait_until(lambda moment: moment["store_away_s"] > before["store_away_s"])
-        run.wait_until(lambda moment: moment["agent_ticks"] > away["agent_ticks"] + 200)
-        assert server_pid(folder) != dead
+        back = run.wait_for_another_server(dead)
+        run.wait_until(lambda moment: moment["agent_ticks"] > back["agent_ticks"] + 200)
         run.interrupt()
         status = run.finish()["status"]
     told = run.told.read_text()
@@ -120,7 +122,7 @@ def test_an_external_store_that_stops_and_one_that_is_restarted_by_others_are_wa
     tmp_path: Path, external: ExternalServer
 ) -> None:
     folder = tmp_path / "run"
-    with Run(folder, minutes=10, more=("--redis-url", external.url)) as run:
+    with Run(folder, minutes=LONG_MINUTES, more=("--redis-url", external.url)) as run:
         run.wait_until(lambda moment: moment["agent_ticks"] > 200 and moment["learner_step"] > 5)
         through_an_outage(
             run, lambda: os.kill(external.pid, signal.SIGSTOP), lambda: os.kill(external.pid, signal.SIGCONT)

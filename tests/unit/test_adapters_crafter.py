@@ -128,7 +128,7 @@ def test_a_crafter_world_is_the_same_in_another_process(env: CrafterGrounded) ->
     saved = env.snapshot()
     junk = [object() for _ in range(1000)]
     other = subprocess.run(
-        [sys.executable, "-c", _ELSEWHERE], input=saved, capture_output=True, check=True, timeout=200
+        [sys.executable, "-c", _ELSEWHERE], input=saved, capture_output=True, check=True, timeout=600
     )
     assert other.stdout.decode().strip() == f"{saved.hex()} {step.observed.poses.tolist()}" and junk
 

@@ -249,7 +249,7 @@ def test_a_saved_world_goes_on_in_another_process_as_if_nothing_had_happened() -
     for actions in random_actions(2, 1000, 4):
         env.step(dict(zip(env.possible_agents, actions, strict=True)))
     other = subprocess.run(
-        [sys.executable, "-c", _OTHER_PROCESS], input=saved, capture_output=True, check=True, timeout=120
+        [sys.executable, "-c", _OTHER_PROCESS], input=saved, capture_output=True, check=True, timeout=600
     )
     assert other.stdout.decode().strip() == env.state_hash()
 
@@ -319,7 +319,7 @@ def test_the_short_way_needs_nothing_but_numpy() -> None:
         "make_policy('mixed', env.spec, 0).act(env, 0);"
         "print([m for m in ('gymnasium', 'pettingzoo', 'msgspec', 'torch', 'PIL') if m in sys.modules])"
     )
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=600)
     assert other.stdout.decode().strip() == "[]"
 
 

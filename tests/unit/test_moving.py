@@ -8,7 +8,7 @@ import pytest
 
 from actors.ports import HostReport
 from cluster.assignment import Assignment
-from cluster.store_watch import InBackground
+from cluster.store_watch import InBackground, StoreWatch
 from cluster.supervisor import Supervisor
 from cluster.supervisor_config import SupervisorConfig
 from tests.fleet_cases import FakeFleet, Witness
@@ -138,14 +138,17 @@ def test_a_host_that_cannot_adopt_while_the_store_is_silent_is_asked_again_and_e
 
 
 def test_a_restart_in_the_background_keeps_nobody_waiting_and_is_reported_once() -> None:
-    let_go, calls = threading.Event(), []
+    begun, let_go, calls = threading.Event(), threading.Event(), []
 
     def hanging() -> bool:
         calls.append(1)
-        let_go.wait(20)
+        begun.set()
+        let_go.wait()
         return True
 
     ensure = InBackground(hanging)
+    assert not ensure()
+    assert begun.wait(20)
     assert [ensure() for _ in range(5)] == [False] * 5
     assert len(calls) == 1
     let_go.set()
@@ -155,6 +158,19 @@ def test_a_restart_in_the_background_keeps_nobody_waiting_and_is_reported_once()
         time.sleep(0.001)
     assert answers.count(True) == 1
     assert len(calls) == 1
+
+
+def test_a_server_that_is_back_before_anybody_missed_it_again_is_told_of() -> None:
+    told: list[str] = []
+    restarted = iter([False, True])
+    watch = StoreWatch(lambda: next(restarted), told.append)
+    assert not watch.missed()
+    watch.answered()
+    assert told == [
+        "the store does not answer: worlds pause until it does",
+        "the embedded server was away and is back",
+        "the store answers again: worlds go on",
+    ]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("it hangs"), DiskFull("no space")])

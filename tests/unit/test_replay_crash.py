@@ -21,19 +21,21 @@ from world.trajectory import Chunk
 CONFIG = ReplayConfig(
     budget_bytes=1 << 24, chunk_ticks=4, segments=SegmentConfig(segment_bytes=8192, quota_bytes=1 << 24)
 )
+MOST_CHUNKS = 3000
+"""Of one child, however late it is killed: what three of them insert fits the budget, so nothing is evicted."""
 ROOT = Path(__file__).parents[2]
 
 _CHILD = """
-import os, sys
+import os, sys, time
 from pathlib import Path
-from tests.unit.test_replay_crash import CONFIG, small_chunk
+from tests.unit.test_replay_crash import CONFIG, MOST_CHUNKS, small_chunk
 from learner.replay import ReplayShard
 shard = ReplayShard(CONFIG, Path(sys.argv[1]))
-number = int(sys.argv[2])
-while True:
+first = int(sys.argv[2])
+for number in range(first, first + MOST_CHUNKS):
     shard.insert(small_chunk("w", number))
-    number += 1
-    os.write(1, b"%d\\n" % number)
+    os.write(1, b"%d\\n" % (number + 1))
+time.sleep(600)
 """
 
 

@@ -1,10 +1,11 @@
 """The supervisor keeps every world on a host and every process at work, whatever dies, hangs or refuses."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from actors.ports import HostReport, Lost
+from actors.ports import Call, HostReport, Lost
 from cluster.guests import Guests
 from cluster.supervisor import Supervisor
 from cluster.supervisor_config import SupervisorConfig
@@ -232,6 +233,23 @@ def test_stopping_passes_over_whoever_hangs() -> None:
     assert stage.clock.now - began <= CONFIG.stop_within_s + 2
     assert ("learner", "stop") in stage.fleet.asked
     assert any("host-1 did not stop in time" in event for event in stage.witness.events)
+
+
+def test_a_host_that_is_slow_to_answer_is_stopped_in_order_all_the_same() -> None:
+    stage = Stage()
+    stage.live(3)
+    slow, answers_at, wait = stage.fleet.processes["host-1"], stage.clock.now + 4, stage.fleet.wait
+    slow.stuck = True
+
+    def waiting(calls: Sequence[Call[object]], timeout_s: float) -> None:
+        wait(calls, timeout_s)
+        slow.stuck = stage.clock.now < answers_at
+
+    stage.fleet.wait = waiting  # type: ignore[method-assign]
+    stage.supervisor.stop()
+    order = stage.fleet.asked
+    assert order.index(("host-0", "stop")) < order.index(("host-1", "stop")) < order.index(("learner", "stop"))
+    assert not stage.hosted()
 
 
 def test_stopping_tells_the_first_refusal_after_everything_was_tried() -> None:

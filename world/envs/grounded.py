@@ -22,6 +22,10 @@ BY_NATURE = -1
 """Cause of a change by the world's own rules (growth, decay, a door that closes)."""
 BY_EVENT = -3
 """Cause of a change by a world event, where chance had no part in it."""
+NOWHERE = -(1 << 30)
+"""Row of the pose of an agent that has left: beyond all places, and near enough that differences of places fit into 32
+bits."""
+_APART = 1 << 16
 EVENT_REACH = 2
 """Cells from its place, along rows and columns, beyond which a world event changes nothing."""
 
@@ -70,7 +74,8 @@ class Observed:
     views: Uint8Array | Int32Array
     """(A, height, width, 3) uint8 images, or (A, R*C) int32 values of a discrete observation."""
     poses: Int32Array
-    """(A, 2) place (y, x) of each agent in world coordinates; zeros where there is no pose."""
+    """(A, 2) place (y, x) of each agent in world coordinates; zeros where there is no pose. Row `NOWHERE` where the
+    agent has left, whose view then counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,18 @@ class Stepped:
     changes: Int32Array
     """(n, 3) rows (y, x, cause): cells that changed, by agent index, `BY_NATURE`, `BY_CHANCE` or `BY_EVENT`. May be
     empty."""
+
+
+def nowhere(num_agents: int) -> Int32Array:
+    """Return the poses (A, 2) of agents that have left: in row `NOWHERE`, where none of them is near another."""
+    columns = np.arange(num_agents, dtype=np.int32) * _APART
+    return np.stack([np.full_like(columns, NOWHERE), columns], axis=1)
+
+
+def gone(poses: Int32Array) -> BoolArray:
+    """Return which agents (…) at poses (…, 2) have left."""
+    has_left: BoolArray = poses[..., 0] == NOWHERE
+    return has_left
 
 
 class GroundedEnv(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from world.envs.grounded import EnvSpec, Int32Array, Observed, Stepped, ViewLayout
+from world.envs.grounded import BoolArray, EnvSpec, Int32Array, Observed, Stepped, ViewLayout, nowhere
 from world.envs.gymnasium import NO_CHANGES, SEED_BOUND
 from world.envs.history import RepeatableEnv
 from world.envs.spaces import joint_action_of, sense_of
@@ -19,9 +19,9 @@ from world.errors import EnvironmentUnusable
 class PettingZooGrounded(RepeatableEnv):
     """All agents in the order of `possible_agents`.
 
-    An agent that leaves keeps its slot, what it last saw, and the flags it left with, at no reward, until the episode
-    ends for all. Raises `EnvironmentUnusable` where agents' spaces differ, where there are none, or where one joins
-    after the reset.
+    An agent that leaves is nowhere from the tick after the last one it saw. It keeps its slot, and the flags it left
+    with, at no reward, until the episode ends for all. Raises `EnvironmentUnusable` where agents' spaces differ, where
+    there are none, or where one joins after the reset.
     """
 
     def __init__(self, env: ParallelEnv[str, Any, Any], *, name: str) -> None:
@@ -58,7 +58,7 @@ class PettingZooGrounded(RepeatableEnv):
         self._terminated, self._truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         self._views = np.stack([self._sense.read(observations[agent]) for agent in self._agents])
         self._poses = np.zeros((count, 2), np.int32)
-        return self._perceive({}, infos)
+        return self._perceive({}, infos, np.zeros(count, np.bool_))
 
     def _advance(self, actions: Int32Array) -> Stepped:
         present = list(self._env.agents)
@@ -74,7 +74,7 @@ class PettingZooGrounded(RepeatableEnv):
         if not self._env.agents:
             # Some environments let their last agents go without a flag.
             self._truncated |= ~self._terminated
-        observed = self._perceive(observations, infos)
+        observed = self._perceive(observations, infos, self._gone(present, observations))
         changed = next((info["changed"] for info in infos.values() if "changed" in info), NO_CHANGES)
         return Stepped(
             observed=observed,
@@ -84,13 +84,21 @@ class PettingZooGrounded(RepeatableEnv):
             changes=np.asarray(changed, np.int32).reshape(-1, 3),
         )
 
-    def _perceive(self, observations: dict[Any, Any], infos: dict[Any, Any]) -> Observed:
+    def _gone(self, present: list[Any], observations: dict[Any, Any]) -> BoolArray:
+        """Return which agents (A,) saw nothing of a step, at whose beginning some were present, for they have left.
+
+        Most environments show an agent what it leaves by, so that it is gone only with the next step.
+        """
+        saw = {agent for agent in present if agent in observations or agent in self._env.agents}
+        return np.array([agent not in saw for agent in self._agents], np.bool_)
+
+    def _perceive(self, observations: dict[Any, Any], infos: dict[Any, Any], gone: BoolArray) -> Observed:
         has_poses = self._layout is not None and self._layout.map_rows > 0
         views, poses = self._views.copy(), self._poses.copy()
         for slot, agent in enumerate(self._agents):
-            if agent in observations:
+            if agent in observations and not gone[slot]:
                 views[slot] = self._sense.read(observations[agent])
-            if has_poses and agent in infos:
+            if has_poses and agent in infos and not gone[slot]:
                 poses[slot] = infos[agent]["pose"]
         self._views, self._poses = views, poses
         return Observed(views, poses)
