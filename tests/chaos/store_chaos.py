@@ -67,6 +67,9 @@ def run_chaos(
             or stage.num_acks < acks
         ):
             time.sleep(drawn.uniform(0.1, 0.5))
+            if time.monotonic() - began > seconds:
+                # So slow a machine needs longer to start a host than passes between two faults.
+                stage.wait_until_at_work()
             if not deck:
                 deck = list(only) or stage.faults
                 drawn.shuffle(deck)
@@ -176,9 +179,9 @@ class _Stage:
         return sum(map(len, list(self.poster.posted.values())))
 
     def wait_until_at_work(self) -> None:
-        """Wait until a host has committed: before, there is nothing to strike."""
-        deadline = time.monotonic() + _AT_WORK_WITHIN_S
-        while not self.num_acks and time.monotonic() < deadline:
+        """Wait until a host has committed from now on: before, there is nothing to strike."""
+        before, deadline = self.num_acks, time.monotonic() + _AT_WORK_WITHIN_S
+        while self.num_acks == before and time.monotonic() < deadline:
             time.sleep(0.05)
 
     @property

@@ -23,7 +23,8 @@ HOSTS = ("host-0", "host-1")
 
 
 def test_worlds_of_a_killed_host_go_on_elsewhere_and_no_tick_is_lost() -> None:
-    found = bench_takeover(1.0, num_worlds=8)
+    # Of seconds: a host that is late for its own lease has no worlds that could be taken over.
+    found = bench_takeover(3.0, num_worlds=8)
     assert set(found) == {"bench", "value", "unit", "baseline", "ratio", "details"}
     details = found["details"]
     assert details["worlds_taken_over"] >= 3

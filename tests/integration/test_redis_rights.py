@@ -60,7 +60,7 @@ def external_server(binary: Path, directory: Path, *settings: object) -> Iterato
     options_of_url = f"?ssl_ca_certs={directory / 'authority.pem'}" if tls else ""
     server = External(f"{'rediss' if tls else 'redis'}://{{}}127.0.0.1:{port}{options_of_url}", passwords)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", port), 0.2):

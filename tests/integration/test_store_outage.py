@@ -49,7 +49,7 @@ class ExternalServer:
         options = ("--port", str(self._port), "--dir", str(self._directory), "--save", "", "--logfile", "log")
         durable = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
         self._process = subprocess.Popen([binary, *options, *durable])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with contextlib.suppress(RedisError), Redis.from_url(self.url, protocol=2) as client:
                 client.ping()

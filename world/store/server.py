@@ -76,7 +76,7 @@ def _candidates() -> list[Path]:
 
 def _version(path: Path) -> str | None:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"\bv=(\d+\.\d+\.\d+)", said)
