@@ -101,4 +101,4 @@ class PettingZooGrounded(RepeatableEnv):
             if has_poses and agent in infos and not gone[slot]:
                 poses[slot] = infos[agent]["pose"]
         self._views, self._poses = views, poses
-        return Observed(views, poses)
+        return Observed(views, np.where(gone[:, None], nowhere(len(poses)), poses).astype(np.int32))
