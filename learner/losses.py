@@ -11,6 +11,8 @@ from torch import Tensor
 
 from learner.batches import Batch
 from learner.error_bank import ErrorBank
+from world.envs.grounded import NOWHERE
+from world.field import UNSEEN
 from world.model.query import Answer, Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
@@ -65,13 +67,13 @@ def world_model_loss(
     answer = model.answer(
         Query(slots, batch.given_actions, batch.given_displacement, batch.given_tokens, batch.given_status)
     )
-    moves = answer.displacement_logits().flatten(0, 1).float()
+    here = batch.slots.poses[..., 0] != NOWHERE
     parts = {
         "cells": _cells_loss(answer, batch, asked, config, errors),
-        "displacement": F.cross_entropy(moves, batch.displacement.flatten()),
+        "displacement": _mean(_surprise(answer.displacement_logits(), batch.displacement), here),
         "status": _status_loss(model, answer, batch),
-        "reward": model.reward.loss(answer.reward_logits(), batch.rewards).mean(),
-        "continuation": model.continuation.loss(answer.continuation_logits(), batch.terminated).mean(),
+        "reward": _mean(model.reward.loss(answer.reward_logits(), batch.rewards), here),
+        "continuation": _mean(model.continuation.loss(answer.continuation_logits(), batch.terminated), here),
         "action": _action_loss(model, answer, batch),
         "policy": _imitation_loss(answer.log_policy(), batch),
     }
@@ -124,20 +126,27 @@ def _note_errors(logits: Tensor, target: Tensor, known: Tensor, errors: ErrorBan
 def _status_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
     if not batch.next_status.numel():
         return batch.rewards.new_zeros(())
-    asked = batch.given_status == model.mask
-    losses = F.cross_entropy(answer.status_logits().flatten(0, 2), batch.next_status.flatten(), reduction="none")
-    return (losses * asked.flatten()).sum() / asked.sum().clamp(min=1)
+    asked = (batch.given_status == model.mask) & (batch.next_status != UNSEEN)
+    return _mean(_surprise(answer.status_logits(), batch.next_status.clamp(min=1)), asked)
 
 
 def _action_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
     """Inverse dynamics: negative log-likelihood of the actions that were asked for."""
-    asked = batch.given_actions == model.dynamics.unknown_action
-    losses = F.cross_entropy(answer.action_logits().flatten(0, 1).float(), batch.actions.flatten(), reduction="none")
-    return (losses * asked.flatten()).sum() / asked.sum().clamp(min=1)
+    asked = (batch.given_actions == model.dynamics.unknown_action) & (batch.slots.poses[..., 0] != NOWHERE)
+    return _mean(_surprise(answer.action_logits(), batch.actions), asked)
 
 
 def _imitation_loss(log_policy: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of the actions taken, where the next state was not given away."""
     losses = F.nll_loss(log_policy.flatten(0, 1), batch.actions.flatten(), reduction="none").view_as(batch.actions)
-    blind = batch.nothing_given[:, None].expand_as(losses)
-    return (losses * blind).sum() / blind.sum().clamp(min=1)
+    return _mean(losses, batch.nothing_given[:, None] & (batch.slots.poses[..., 0] != NOWHERE))
+
+
+def _surprise(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the negative log-likelihood (…) of targets (…) under logits (…, V)."""
+    return F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none").view_as(target)
+
+
+def _mean(losses: Tensor, among: Tensor) -> Tensor:
+    """Return the mean of those losses (…) that are among what is asked (…): of nobody who has left, for one."""
+    return (losses * among).sum() / among.sum().clamp(min=1)

@@ -99,7 +99,8 @@ def shifted(windows: NDArray[Any], displacement: NDArray[np.generic], view: tupl
 def absences(ticks: Transitions, view: tuple[int, int]) -> Int32Array:
     """Return for the next views of one world's consecutive ticks (T, A, R, C) how long each agent had not seen a cell.
 
-    0: it has it in view; 1: it had it in view a frame before; `NEVER`: it itself never had in this episode.
+    0: it has it in view; 1: it had it in view a frame before; `NEVER`: it itself never had in this episode. Agents must
+    not leave: the map that is laid out for it would reach to where they are then.
     """
     offsets = np.indices(view).astype(np.int32) - np.array(view, np.int32)[:, None, None] // 2
     poses, moved = ticks.poses, displacement_of(ticks.displacement)

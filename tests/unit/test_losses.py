@@ -12,6 +12,7 @@ from torch import Tensor
 from learner.batches import Batch, MaskingConfig, make_batch
 from learner.losses import LossConfig, world_model_loss
 from tests.model_cases import CountingEnv, counting_ticker, counting_world, homestead_rows, stirred_model
+from world.envs.grounded import nowhere
 from world.errors import ConfigError
 from world.model.dynamics import NUM_IDENTITIES
 from world.model.slots import UNKNOWN_DISPLACEMENT
@@ -134,6 +135,30 @@ def test_cells_that_are_given_or_were_not_observed_are_not_asked() -> None:
     assert _losses(model, replace(batch, next_tokens=lied))["cells"] != before
     unobserved = replace(batch, next_tokens=torch.where(given, batch.next_tokens, 0))
     assert _losses(model, unobserved)["cells"] == 0
+
+
+def test_nothing_is_learned_of_agents_who_have_left() -> None:
+    # One tick, so that nobody remembers what the one who left was given.
+    model, columns = _counting(ticks=1)
+    batch = _batch(columns, fully_masked=1.0)
+    poses = batch.slots.poses.clone()
+    poses[:, 1] = torch.from_numpy(nowhere(2)[1]).long()
+    left = replace(batch, slots=replace(batch.slots, poses=poses))
+    other = replace(
+        left,
+        displacement=_with_other(left.displacement, (left.displacement + 1) % 10),
+        rewards=_with_other(left.rewards, left.rewards + 1),
+        terminated=_with_other(left.terminated, ~left.terminated),
+    )
+    before, after = _losses(model, left), _losses(model, other)
+    assert all(before[name] == after[name] for name in ("displacement", "reward", "continuation"))
+    unseen = replace(left, next_status=_with_other(left.next_status, torch.zeros_like(left.next_status)))
+    assert all(bool(loss.isfinite()) for loss in _losses(model, unseen).values())
+
+
+def _with_other(column: Tensor, other: Tensor) -> Tensor:
+    """Agent 1's part of a column (R, A, …) from another."""
+    return torch.cat([column[:, :1], other[:, 1:2], column[:, 2:]], dim=1)
 
 
 def test_status_that_is_given_is_not_asked() -> None:

@@ -185,9 +185,9 @@ class Dynamics(nn.Module):
         nn.init.normal_(self.action.weight, std=0.3)
         nn.init.normal_(self.displacement.weight, std=0.3)
         self.status_token = nn.Linear(2 * config.token_width, width)
-        # Large enough to be heard: which slot is asked for decides what can be in it.
         self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.3)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
+        nn.init.normal_(self.status_token.weight, std=0.15)
         self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
         with torch.no_grad():
             self.memory_slots.weight.mul_(config.memory_gain)
@@ -201,6 +201,8 @@ class Dynamics(nn.Module):
             # At first, an agent looks like what is on its cell.
             self.appearance.weight.mul_(0.1)[:, : config.token_width].copy_(torch.eye(config.token_width))
         self.looks = nn.Linear(config.token_width, width)
+        # Loud enough to be heard: who somebody is decides what comes of some of its actions.
+        nn.init.normal_(self.looks.weight, std=0.2)
         self.encoder = nn.ModuleList(config.early_block() for _ in range(config.encoder_blocks))
         self.acting = nn.ModuleList(config.early_block() for _ in range(config.action_blocks))
         self.outcomes = nn.ModuleList(
@@ -225,6 +227,7 @@ class Dynamics(nn.Module):
         # As a share, so that who comes before whom is told alike among few and many.
         turn = self.turn(slots.turns[..., None] / slots.turns.shape[1])
         agents = (self.identity(slots.identity) + turn).flatten(0, 1) + memory[:, : cells.shape[-1]]
+        agents = agents + self.looks(self._appearance(slots))
         if status.shape[1]:
             agents = agents + self.status_mix(status.flatten(1))
         cells = self._place(cells, slots, self.presence(agents), slots.poses)
@@ -251,8 +254,7 @@ class Dynamics(nn.Module):
     def outcome(self, acted: Encoded, displacement: Tensor) -> Outcome:
         """Return features of what follows, given displacement classes (B, A) or UNKNOWN_DISPLACEMENT."""
         slots = acted.slots
-        appearance = self.appearance(self._seen_of_itself(slots))
-        agents = acted.agents + self.displacement(displacement.flatten()) + self.looks(appearance)
+        agents = acted.agents + self.displacement(displacement.flatten())
         moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
             [displacement // 3 - 1, displacement % 3 - 1], dim=-1
         )
@@ -260,6 +262,7 @@ class Dynamics(nn.Module):
         height, width = cells.shape[1:3]
         arrived = None
         if self.has_pose:
+            appearance = self._appearance(slots)
             nobody = appearance.new_zeros(*cells.shape[:3], appearance.shape[-1])
             arrived = self._place(nobody, slots, appearance, slots.poses + moved).flatten(1, 2)
         own, place, others, others_place = self._context(slots, cells, agents, acted.status)
@@ -325,11 +328,12 @@ class Dynamics(nn.Module):
         added = flat.index_add(0, index.flatten(), spread.flatten(0, 2).to(flat.dtype))
         return added.view_as(cells)
 
-    def _seen_of_itself(self, slots: Slots) -> Tensor:
-        """Return the embedded tokens (N, (1 + S)·E) of the cell that each agent is on, and of its status."""
+    def _appearance(self, slots: Slots) -> Tensor:
+        """Return what each agent looks like (N, E), by the cell that it is on and by its status."""
         height, width = slots.tokens.shape[2:4]
         own = slots.tokens[:, :, height // 2, width // 2, :1]
-        return self.table.weight[torch.cat([own, slots.status], dim=-1).flatten(0, 1)].flatten(1)
+        seen = self.table.weight[torch.cat([own, slots.status], dim=-1).flatten(0, 1)]
+        return self.appearance(seen.flatten(1))  # type: ignore[no-any-return]
 
     def _at_own_place(self, cells: Tensor) -> Tensor:
         """Return the cell (N, D) in the centre of each window, where its agent is."""
