@@ -155,11 +155,10 @@ def of_env(base: RunConfig, env: str) -> RunConfig:
 
 
 def _limiter(samples_per_insert: float) -> LimiterConfig:
-    # What collection may be ahead by is what a run of a few minutes ends short of its ratio.
     return LimiterConfig(
         samples_per_insert=samples_per_insert,
-        min_items=256,
-        max_ahead_items=256,
+        min_items=512,
+        max_ahead_items=768,
         max_insert_items=256,
         max_sample_items=256,
     )
