@@ -1,6 +1,6 @@
 """The configuration of a run: what each part's owner says of itself, put together, and kept in the run folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.host_config import WorldHostConfig
 from cluster.supervisor_config import SupervisorConfig
@@ -98,6 +98,15 @@ class RunConfig:
                 f"learner.past_ticks + sequence_ticks must be <= host.chunk_ticks = {self.host.chunk_ticks}, for a"
                 f" sequence lies in one chunk; got {self.learner.sampled_ticks}"
             )
+
+    def limiter_for(self, num_agents: int) -> LimiterConfig:
+        """Return the limiter with room for a chunk of every world of so many agents, and for all credit.
+
+        Hosts hand over chunks that are full: with less, all of them could wait for credit to fill theirs, for ever.
+        """
+        needed = self.num_worlds * num_agents * self.host.chunk_ticks + self.num_hosts * self.host.credit_items
+        ahead = max(self.limiter.max_ahead_items, needed - self.limiter.min_items)
+        return replace(self.limiter, max_ahead_items=ahead)
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from learner.loop import LearnerReport
 from learner.start import NOTHING
 from world.errors import LivingWorldsError
 from world.snapshot import WorldId
+from world.warmup import spec_of
 
 _GONE_WITHIN_S = 5.0
 
@@ -205,7 +206,8 @@ def _recipes(config: RunConfig, folder: RunFolder, namespace: str, redis_url: st
             model=config.model,
         )
     )
-    limiter = to_text(LimiterSettings(directory=str(folder.replay), limiter=config.limiter))
+    room = config.limiter_for(len(spec_of(config.env, config.num_agents).agents))
+    limiter = to_text(LimiterSettings(directory=str(folder.replay), limiter=room))
     recipes = {
         LIMITER: _Recipe(LimiterActor, (limiter,)),
         WEIGHTS: _Recipe(WeightStoreActor, (str(folder.weights),)),

@@ -146,3 +146,15 @@ def test_the_lock_is_not_inherited_by_the_processes_of_a_run(tmp_path: Path) -> 
     folder = RunFolder.open(tmp_path)
     assert not os.get_inheritable(folder._lock)
     folder.close()
+
+
+def test_collection_may_run_ahead_by_a_chunk_of_every_world_however_many_agents() -> None:
+    for name in PRESETS:
+        config = preset(name)
+        assert config.limiter_for(config.num_agents or 1) == config.limiter, "presets have room enough"
+    config = preset("homestead-tiny")
+    for agents in (8, 16):
+        room = config.limiter_for(agents)
+        chunks = config.num_worlds * agents * config.host.chunk_ticks
+        assert room.min_items + room.max_ahead_items == chunks + config.num_hosts * config.host.credit_items
+        assert room == replace(config.limiter, max_ahead_items=room.max_ahead_items)
