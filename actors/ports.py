@@ -120,6 +120,8 @@ class HostReport:
     """Time in which grounded worlds waited for replay to take their chunks."""
     store_away_s: float
     """Time in which the store did not answer."""
+    store_silent: bool
+    """A commit is still without its answer; if not, whoever had to wait has been answered since."""
 
 
 @dataclass(frozen=True, slots=True)

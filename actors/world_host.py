@@ -366,4 +366,5 @@ class WorldHost:
             starved_s=tally.starved_s,
             blocked_s=tally.blocked_s,
             store_away_s=tally.store_away_s,
+            store_silent=bool(self._sent),
         )

@@ -23,7 +23,7 @@ class StoreWatch:
         return self._mended()
 
     def answered(self) -> None:
-        """Note that a host's commits were acknowledged, and nobody waited for it."""
+        """Note that a host's commits were acknowledged, and that it waits for no other."""
         if self.away:
             self.away = False
             # It may have been brought back before anybody missed it a second time.

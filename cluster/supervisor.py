@@ -150,7 +150,7 @@ class Supervisor:
         self._assignment.set_available(report.host, True)
         if report.store_away_s:
             self._store.missed()
-        elif report.commit_s:
+        if report.commit_s and not report.store_silent:
             self._store.answered()
         for text in report.notes:
             self._tell(text)

@@ -231,6 +231,7 @@ class FakeFleet:
             starved_s=0.0,
             blocked_s=0.0,
             store_away_s=0.0,
+            store_silent=False,
         )
 
     def _learner_report(self, process: Process) -> LearnerReport:

@@ -56,12 +56,16 @@ def test_while_the_store_is_silent_worlds_stand_still_and_the_same_commits_are_s
     report = host.run_until(dict.fromkeys(there.worlds, FAR), 5.0)
     assert report.ticks == dict.fromkeys(there.worlds, 0)
     assert report.store_away_s > 1
+    assert report.store_silent
     first = there.store.sent[0]
     assert all(sent == first for sent in there.store.sent), "a repeated commit was another one"
     host.run_until(dict.fromkeys(there.worlds, FAR), 1.0)
     assert there.store.sent[-1] == first, "a later call sent something else"
-    there.store.silent_before = 0
-    assert host.run_until(dict.fromkeys(there.worlds, 40), 60.0).ticks == dict.fromkeys(there.worlds, 40)
+    there.store.silent_before = 2
+    report = host.run_until(dict.fromkeys(there.worlds, 40), 60.0)
+    assert report.ticks == dict.fromkeys(there.worlds, 40)
+    assert report.store_away_s > 0
+    assert not report.store_silent, "the store has answered since"
 
 
 def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_applied_twice() -> None:

@@ -108,7 +108,7 @@ def test_a_silent_store_is_told_once_asked_rarely_and_told_when_it_is_back() -> 
 
     def silent(*arguments: object) -> HostReport:
         report = asked(*arguments)  # type: ignore[arg-type]
-        away = {"store_away_s": 0.4} if stage.store_silent else {"commit_s": (0.01,)}
+        away = {"store_away_s": 0.4, "store_silent": True} if stage.store_silent else {"commit_s": (0.01,)}
         return HostReport(**{name: getattr(report, name) for name in report.__slots__} | away)
 
     def counted(worlds: Sequence[WorldId]) -> Mapping[WorldId, str]:
@@ -124,6 +124,24 @@ def test_a_silent_store_is_told_once_asked_rarely_and_told_when_it_is_back() -> 
     stage.store_silent = False
     stage.live(3)
     assert [event for event in stage.witness.events if "the store" in event] == [
+        "the store does not answer: worlds pause until it does",
+        "the store answers again: worlds go on",
+    ]
+
+
+def test_a_silence_that_ends_within_one_call_of_a_host_is_told_from_its_beginning_to_its_end() -> None:
+    stage = Stage()
+    stage.live(3)
+    asked = stage.fleet._host_report
+
+    def waited(*arguments: object) -> HostReport:
+        report = asked(*arguments)  # type: ignore[arg-type]
+        waited_once = {"store_away_s": 0.4, "commit_s": (0.01,)}
+        return HostReport(**{name: getattr(report, name) for name in report.__slots__} | waited_once)
+
+    stage.fleet._host_report = waited  # type: ignore[method-assign]
+    stage.live(1)
+    assert [event for event in stage.witness.events if "the store" in event][:2] == [
         "the store does not answer: worlds pause until it does",
         "the store answers again: worlds go on",
     ]

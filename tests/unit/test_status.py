@@ -43,6 +43,7 @@ def host_report(*, worlds: tuple[WorldId, ...] = (W,), ticks: int = 0, version: 
         starved_s=0.0,
         blocked_s=0.0,
         store_away_s=0.0,
+        store_silent=False,
     )
 
 

@@ -269,7 +269,8 @@ def test_an_embedded_server_that_is_away_is_brought_back_as_soon_as_a_host_misse
 
     def missing_the_store(*arguments: object) -> HostReport:
         report = asked(*arguments)  # type: ignore[arg-type]
-        return HostReport(**{name: getattr(report, name) for name in report.__slots__} | {"store_away_s": 0.4})
+        missing = {"store_away_s": 0.4, "store_silent": True}
+        return HostReport(**{name: getattr(report, name) for name in report.__slots__} | missing)
 
     stage.fleet._host_report = missing_the_store  # type: ignore[method-assign]
     stage.live(3)
