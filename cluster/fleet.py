@@ -29,7 +29,6 @@ from learner.loop import LearnerReport
 from learner.start import NOTHING
 from world.errors import LivingWorldsError
 from world.snapshot import WorldId
-from world.warmup import spec_of
 
 _GONE_WITHIN_S = 5.0
 
@@ -47,9 +46,12 @@ class _Recipe:
 class RayFleet:
     """Makes the actors of a run and sends them their calls."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, *, namespace: str, redis_url: str) -> None:
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, *, num_agents: int, namespace: str, redis_url: str
+    ) -> None:
+        """Take the agents of a world, too: how much its chunks hold depends on them."""
         self._namespace = namespace
-        self._recipes = _recipes(config, folder, namespace, redis_url)
+        self._recipes = _recipes(config, folder, num_agents, namespace, redis_url)
         self._peers = {name: Peer(name, namespace) for name in self._recipes}
 
     @property
@@ -180,7 +182,9 @@ class RayFleet:
         return _resources({"CPU": recipe.num_cpus, "GPU": recipe.num_gpus})
 
 
-def _recipes(config: RunConfig, folder: RunFolder, namespace: str, redis_url: str) -> dict[str, _Recipe]:
+def _recipes(
+    config: RunConfig, folder: RunFolder, num_agents: int, namespace: str, redis_url: str
+) -> dict[str, _Recipe]:
     env = EnvSettings(env=config.env, num_agents=config.num_agents, warmup_directory=str(folder.warmup))
     host = to_text(
         HostSettings(
@@ -206,8 +210,7 @@ def _recipes(config: RunConfig, folder: RunFolder, namespace: str, redis_url: st
             model=config.model,
         )
     )
-    room = config.limiter_for(len(spec_of(config.env, config.num_agents).agents))
-    limiter = to_text(LimiterSettings(directory=str(folder.replay), limiter=room))
+    limiter = to_text(LimiterSettings(directory=str(folder.replay), limiter=config.limiter_for(num_agents)))
     recipes = {
         LIMITER: _Recipe(LimiterActor, (limiter,)),
         WEIGHTS: _Recipe(WeightStoreActor, (str(folder.weights),)),

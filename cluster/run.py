@@ -161,7 +161,7 @@ class _Course:
         self._grounded, self._dreamed = plan_worlds(config, run_id)
         self._tokenizer = load_tokenizer(folder.warmup / TOKENIZER_FILE)
         self._metrics = MetricsFile(folder.metrics)
-        self.fleet = RayFleet(config, folder, namespace=namespace, redis_url=server.url)
+        self.fleet = RayFleet(config, folder, num_agents=len(spec.agents), namespace=namespace, redis_url=server.url)
 
     def begin(self, manifest: Manifest | None) -> None:
         """Place every process, bring replay to the checkpoint's moment, and make the worlds that are not there."""

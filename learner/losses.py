@@ -67,7 +67,7 @@ def world_model_loss(
     answer = model.answer(
         Query(slots, batch.given_actions, batch.given_displacement, batch.given_tokens, batch.given_status)
     )
-    here = batch.slots.poses[..., 0] != NOWHERE
+    here = _here(batch)
     parts = {
         "cells": _cells_loss(answer, batch, asked, config, errors),
         "displacement": _mean(_surprise(answer.displacement_logits(), batch.displacement), here),
@@ -132,14 +132,19 @@ def _status_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
 
 def _action_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
     """Inverse dynamics: negative log-likelihood of the actions that were asked for."""
-    asked = (batch.given_actions == model.dynamics.unknown_action) & (batch.slots.poses[..., 0] != NOWHERE)
+    asked = (batch.given_actions == model.dynamics.unknown_action) & _here(batch)
     return _mean(_surprise(answer.action_logits(), batch.actions), asked)
 
 
 def _imitation_loss(log_policy: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of the actions taken, where the next state was not given away."""
     losses = F.nll_loss(log_policy.flatten(0, 1), batch.actions.flatten(), reduction="none").view_as(batch.actions)
-    return _mean(losses, batch.nothing_given[:, None] & (batch.slots.poses[..., 0] != NOWHERE))
+    return _mean(losses, batch.nothing_given[:, None] & _here(batch))
+
+
+def _here(batch: Batch) -> Tensor:
+    """Return which agents (R, A) have not left."""
+    return batch.slots.poses[..., 0] != NOWHERE
 
 
 def _surprise(logits: Tensor, target: Tensor) -> Tensor:

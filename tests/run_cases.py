@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.listing import list_worlds, opened_store, show_world
 from cluster.metrics_file import read_metrics
@@ -18,6 +18,8 @@ PATIENCE_S = 400.0
 """How long a loaded machine may take for anything that is waited for here."""
 LONG_MINUTES = 60.0
 """For a run that is stopped once what was waited for has come: longer than any test may take."""
+
+Found = TypeVar("Found")
 
 
 class Run:
@@ -57,21 +59,14 @@ class Run:
 
     def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for a moment of which something holds, and return it."""
-        found: list[dict[str, Any]] = []
+        return self.wait_for(lambda: next(filter(holds, self.moments()), None))
 
-        def has_come() -> bool:
-            found[:] = [moment for moment in self.moments() if holds(moment)][:1]
-            return bool(found)
-
-        self.wait_for(has_come)
-        return found[0]
-
-    def wait_for(self, has_come: Callable[[], bool]) -> None:
-        """Wait for something that is not in the metrics, while the run goes on."""
+    def wait_for(self, come: Callable[[], Found | None]) -> Found:
+        """Wait, while the run goes on, until something is there, and return it."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            if has_come():
-                return
+            if found := come():
+                return found
             assert self.process.poll() is None, f"the run ended early:\n{self.told.read_text()}"
             time.sleep(0.2)
         raise AssertionError(f"waited in vain:\n{self.told.read_text()}")

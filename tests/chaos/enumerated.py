@@ -18,6 +18,7 @@ from tests.chaos.scene import Scene
 from tests.chaos.server import ChaosServer
 from tests.chaos.store_writer import Notes
 from tests.chaos.variants import functions_are
+from tests.forked import is_killed
 from world.errors import LivingWorldsError, StoreError
 from world.snapshot import WorldId
 from world.store.link import LIBRARY_CODE, Link
@@ -30,18 +31,12 @@ Strike: TypeAlias = Callable[[ChaosServer, int, Phase, Work], bool]
 
 def host_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
     """SIGKILL whoever works before, amid or after a call to the server."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the host ended by itself"
-        return os.WIFSIGNALED(status)
-    # The host: nothing of what it was forked from may run in it, so it leaves without saying goodbye.
-    try:
+
+    def host() -> None:
         strike = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
         work(store_over(StruckLink(server.url, at_call=at_call, phase=phase, strike=strike)))
-        os._exit(0)
-    finally:
-        os._exit(1)
+
+    return is_killed(host)
 
 
 def server_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.forked import is_killed
 from tests.integration.history_machine import history_machine
 from tests.integration.history_suite import HistorySuite
 from tests.integration.store_suite import born, commit_one
@@ -99,13 +100,8 @@ def test_history_needs_no_more_rights_than_a_host_has(
 
 def _killed_import(server: EmbeddedServer, directory: Path, file: Path, world: WorldId, at_write: int) -> bool:
     """Import in a process that is killed before one of its fsyncs; return whether it made so many."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, "the import ended by itself"
-        return os.WIFSIGNALED(status)
-    # Nothing of what it was forked from may run in it, so it leaves without saying goodbye.
-    try:
+
+    def importing() -> None:
         fsync, writes = os.fsync, itertools.count()
 
         def dies(descriptor: int) -> None:
@@ -116,9 +112,8 @@ def _killed_import(server: EmbeddedServer, directory: Path, file: Path, world: W
         os.fsync = dies
         history = History(RedisWorldStore.connect(server.url, durability="process").history(), Archive(directory))
         import_world(history.kept, history.archive, file, world)
-        os._exit(0)
-    finally:
-        os._exit(1)
+
+    return is_killed(importing)
 
 
 def test_an_import_that_is_killed_at_any_write_is_found_and_deleting_it_leaves_nothing(

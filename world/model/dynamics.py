@@ -123,12 +123,13 @@ class CellEmbedding(nn.Module):
 
 @dataclass(slots=True)
 class Encoded:
-    """The windows before the outcome: cells (N, H, W, D), agents (N, D), status slots (N, S, D)."""
+    """The windows before the outcome: cells (N, H, W, D), agents (N, D), status slots (N, S, D), looks (N, E)."""
 
     slots: Slots
     cells: Tensor
     agents: Tensor
     status: Tensor
+    appearance: Tensor
 
     def of_worlds(self, rows: Tensor) -> "Encoded":
         """Return the windows of some worlds (rows,) alone."""
@@ -137,7 +138,8 @@ class Encoded:
         def chosen(x: Tensor) -> Tensor:
             return x.reshape(*shape, *x.shape[1:])[rows].flatten(0, 1)
 
-        return Encoded(self.slots.of_worlds(rows), chosen(self.cells), chosen(self.agents), chosen(self.status))
+        parts = (self.cells, self.agents, self.status, self.appearance)
+        return Encoded(self.slots.of_worlds(rows), *map(chosen, parts))
 
 
 @dataclass(slots=True)
@@ -227,13 +229,14 @@ class Dynamics(nn.Module):
         # As a share, so that who comes before whom is told alike among few and many.
         turn = self.turn(slots.turns[..., None] / slots.turns.shape[1])
         agents = (self.identity(slots.identity) + turn).flatten(0, 1) + memory[:, : cells.shape[-1]]
-        agents = agents + self.looks(self._appearance(slots))
+        appearance = self._appearance(slots)
+        agents = agents + self.looks(appearance)
         if status.shape[1]:
             agents = agents + self.status_mix(status.flatten(1))
         cells = self._place(cells, slots, self.presence(agents), slots.poses)
         for block in self.encoder:
             cells = block(cells)
-        return Encoded(slots, cells, agents + self._at_own_place(cells), status)
+        return Encoded(slots, cells, agents + self._at_own_place(cells), status, appearance)
 
     def act(self, encoded: Encoded, actions: Tensor) -> Encoded:
         """Let the joint action (B, A) enter at the agents' cells, and world events at their places."""
@@ -245,7 +248,7 @@ class Dynamics(nn.Module):
         for block in self.acting:
             cells = block(cells)
         agents = self.reach(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
-        return Encoded(slots, cells, agents, encoded.status)
+        return Encoded(slots, cells, agents, encoded.status, encoded.appearance)
 
     def displacement_logits(self, acted: Encoded) -> Tensor:
         """Return (B, A, 10) over displacement classes."""
@@ -262,9 +265,8 @@ class Dynamics(nn.Module):
         height, width = cells.shape[1:3]
         arrived = None
         if self.has_pose:
-            appearance = self._appearance(slots)
-            nobody = appearance.new_zeros(*cells.shape[:3], appearance.shape[-1])
-            arrived = self._place(nobody, slots, appearance, slots.poses + moved).flatten(1, 2)
+            nobody = acted.appearance.new_zeros(*cells.shape[:3], acted.appearance.shape[-1])
+            arrived = self._place(nobody, slots, acted.appearance, slots.poses + moved).flatten(1, 2)
         own, place, others, others_place = self._context(slots, cells, agents, acted.status)
         finish = None
         for number, block in enumerate(self.outcomes, start=1):
