@@ -22,6 +22,9 @@ from world.model.world_model import WorldModelConfig, base, small
 from world.tick import TickConfig
 from world.warmup import WarmupConfig
 
+_SHORT_CHUNKS = WorldHostConfig(chunk_ticks=8)
+"""For runs of minutes: what worlds hold back is little, so collection need not be far ahead of the learner."""
+
 
 def homestead_tiny() -> RunConfig:
     """Eight homesteads of four agents and a model of 1.5M parameters, which begins with what is shipped: two cores."""
@@ -33,7 +36,10 @@ def homestead_tiny() -> RunConfig:
         learner=LearnerConfig(own_errors=0.08),
         limiter=_limiter(2.0),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
-        replay=ReplayConfig(budget_bytes=1 << 29, segments=SegmentConfig(quota_bytes=2 << 30)),
+        host=_SHORT_CHUNKS,
+        replay=ReplayConfig(
+            budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
+        ),
         recording=RecordingConfig(num_worlds=128, world_ticks=1_000),
     )
 
@@ -90,6 +96,8 @@ def crafter() -> RunConfig:
         env="crafter",
         limiter=_limiter(2.0),
         learner=LearnerConfig(batch_sequences=32),
+        host=_SHORT_CHUNKS,
+        replay=ReplayConfig(chunk_ticks=_SHORT_CHUNKS.chunk_ticks),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
         recording=RecordingConfig(num_worlds=20, world_ticks=10_000, worlds_at_once=4, num_processes=2),
         training=TrainingConfig(torch_threads=1),
@@ -157,8 +165,8 @@ def of_env(base: RunConfig, env: str) -> RunConfig:
 def _limiter(samples_per_insert: float) -> LimiterConfig:
     return LimiterConfig(
         samples_per_insert=samples_per_insert,
-        min_items=512,
-        max_ahead_items=768,
+        min_items=256,
+        max_ahead_items=256,
         max_insert_items=256,
         max_sample_items=256,
     )
