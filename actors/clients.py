@@ -31,6 +31,10 @@ LIMITER, WEIGHTS, LEARNER = "limiter", "weights", "learner"
 """Names of the actors there is one of."""
 
 
+class PeerLate(PeerLost):
+    """It did not answer in time; it may yet."""
+
+
 def told(reference: Any, timeout_s: float | None = None) -> Any:
     """Return what a reference stands for.
 
@@ -43,7 +47,9 @@ def told(reference: Any, timeout_s: float | None = None) -> Any:
         if isinstance(error.cause, LivingWorldsError):
             raise error.cause from None
         raise PeerFailed(f"{type(error.cause).__name__}: {error.cause}\n{error}") from error
-    except (RayActorError, ObjectLostError, RaySystemError, GetTimeoutError) as error:
+    except GetTimeoutError as error:
+        raise PeerLate(f"{type(error).__name__}: {error}") from error
+    except (RayActorError, ObjectLostError, RaySystemError) as error:
         raise PeerLost(f"{type(error).__name__}: {error}") from error
 
 
@@ -83,6 +89,11 @@ class FailedCall:
         raise self._error
 
 
+def answer_of(call: RayCall[Any] | FailedCall) -> Any:
+    """Wait a few seconds for an answer. Raises as `told`."""
+    return call.result(_ANSWER_WITHIN_S) if isinstance(call, RayCall) else call.result()
+
+
 class Peer:
     """An actor by its name. Found anew after it was lost, since it may have been made again."""
 
@@ -102,8 +113,7 @@ class Peer:
 
     def ask(self, method: str, *arguments: object) -> Any:
         """Send a call and wait a few seconds for its answer. Raises `PeerLost`, or what the other side raised."""
-        call = self.call(method, *arguments)
-        return call.result(_ANSWER_WITHIN_S) if isinstance(call, RayCall) else call.result()
+        return answer_of(self.call(method, *arguments))
 
     def _forget(self) -> None:
         self._handle = None
@@ -116,6 +126,7 @@ class LimiterClient:
         """Take the name of the process that asks; its incarnation tells it from the ones before it."""
         self._peer = Peer(LIMITER, namespace)
         self._debtor = Debtor(name, secrets.token_hex(8))
+        self._late: dict[str, RayCall[Any] | FailedCall] = {}
 
     def request_inserts(self, num_items: int) -> Grant:
         """Ask to insert."""
@@ -143,8 +154,13 @@ class LimiterClient:
         return state
 
     def _request(self, method: str, num_items: int, *debtor: Debtor) -> Grant:
+        # What was granted too late to wait for counts all the same: it is taken when it is asked for the next time.
+        call = self._late.pop(method, None) or self._peer.call(method, num_items, *debtor)
         try:
-            granted, retry_after_s = self._peer.ask(method, num_items, *debtor)
+            granted, retry_after_s = answer_of(call)
+        except PeerLate:
+            self._late[method] = call
+            return _AWAY
         except PeerLost:
             return _AWAY
         return Grant(granted, retry_after_s)
@@ -187,7 +203,7 @@ class ShardsClient:
         drawn = []
         for name, call in calls.items():
             try:
-                answer: Drawn = call.result(_ANSWER_WITHIN_S) if isinstance(call, RayCall) else call.result()
+                answer: Drawn = answer_of(call)
             except PeerLost:
                 self._shares.lost(name)
                 continue

@@ -19,6 +19,9 @@ from world.store.redis_store import RedisWorldStore
 from world.tick import TickConfig, Ticker
 from world.warmup import TOKENIZER_FILE, spec_of
 
+_ANSWER_WITHIN_S = 5.0
+"""A host whose store is silent for longer says so, and asks again."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostSettings:
@@ -43,7 +46,12 @@ def build_host(
     keep_freed_memory()
     env = settings.env
     tokenizer = load_tokenizer(Path(env.warmup_directory) / TOKENIZER_FILE)
-    store = RedisWorldStore.connect(settings.redis_url, durability=settings.durability, lease_s=settings.host.lease_s)
+    store = RedisWorldStore.connect(
+        settings.redis_url,
+        durability=settings.durability,
+        lease_s=settings.host.lease_s,
+        timeout_s=_ANSWER_WITHIN_S,
+    )
     host = WorldHost(
         name,
         config=settings.host,

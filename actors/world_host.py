@@ -175,11 +175,20 @@ class WorldHost:
         leaving = set(worlds)
         if not self._commit(self._clock() + self._config.stop_within_s, keyframes=leaving):
             raise StoreUnavailable(f"host {self.name!r}: the store did not answer, so its worlds cannot be handed over")
+        answered = True
         for world in leaving:
             hosted = self._hosted.pop(world, None)
             if hosted is not None:
                 self._put(hosted.flush())
-                self._store.release(hosted.token)
+                answered = answered and self._release(hosted)
+
+    def _release(self, hosted: HostedWorld) -> bool:
+        """End a lease, which would end by itself; return False if the store did not answer."""
+        try:
+            self._store.release(hosted.token)
+        except StoreUnavailable:
+            return False
+        return True
 
     def _due(self, targets: Mapping[WorldId, int], now: float) -> list[HostedWorld]:
         unfinished = [h for h in self._hosted.values() if h.tick < targets.get(h.world, 0)]

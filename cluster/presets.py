@@ -116,7 +116,7 @@ def smoke() -> RunConfig:
         dashboard=False,
         # However slow a machine is, everybody is placed, and stops in order.
         supervisor=SupervisorConfig(
-            stall_after_s=30.0, placement_within_s=300.0, drain_within_s=60.0, stop_within_s=180.0
+            stall_after_s=60.0, placement_within_s=300.0, drain_within_s=120.0, stop_within_s=300.0
         ),
         host=WorldHostConfig(
             credit_items=64, chunk_ticks=16, grounded_ticks_per_s=60.0, stop_within_s=60.0, niceness=0

@@ -36,6 +36,7 @@ from world.envs.grounded import EnvSpec
 from world.errors import LivingWorldsError, UnknownWorld
 from world.model.tokenizer_files import load_tokenizer
 from world.snapshot import WorldId
+from world.store.link import PATIENCE_S
 from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
 from world.warmup import TOKENIZER_FILE
@@ -43,6 +44,8 @@ from world.warmup import TOKENIZER_FILE
 _DEFAULT_PRESET = "homestead-tiny"
 _SHOW_EVERY_S = 0.5
 _WRITE_EVERY_S = 1.0
+_ANSWER_WITHIN_S = 5.0
+"""Of the store, while the run goes on: everybody waits for whoever asks, and it is asked again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +98,8 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
             config = replace(config, learner=gently(config.learner, step))
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))
-        store = stack.enter_context(
-            closing(RedisWorldStore.connect(server.url, durability=config.durability, lease_s=config.host.lease_s))
-        )
+        store = stack.enter_context(closing(_connected(server, config, PATIENCE_S)))
+        asked = stack.enter_context(closing(_connected(server, config, _ANSWER_WITHIN_S)))
         run_id = stored[0] if stored else folder.begin(config)
         console = stack.enter_context(
             RunConsole(out, minutes=request.minutes, samples_per_insert=config.limiter.samples_per_insert)
@@ -118,7 +120,7 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         if cluster.dashboard:
             console.say(f"Ray's dashboard: {cluster.dashboard} (token {cluster.token or 'not needed'})")
         warm_up(config, folder.warmup, console.progress)
-        course = _Course(config, folder, run_id, spec, store, server, console, namespace)
+        course = _Course(config, folder, run_id, spec, store, asked, server, console, namespace)
         stack.callback(course.fleet.remove_all)
         course.begin(manifest)
         stack.enter_context(archiving(server.url, folder.archive, course.archived_worlds, course.note))
@@ -139,7 +141,7 @@ class _Server:
     """The store's server: its URL, and how to bring it back if it is ours."""
 
     url: str
-    ensure: Callable[[], bool]
+    ensure: Callable[[], bool | None]
 
 
 class _Course:
@@ -152,12 +154,14 @@ class _Course:
         run_id: str,
         spec: EnvSpec,
         store: RedisWorldStore,
+        asked: RedisWorldStore,
         server: _Server,
         console: RunConsole,
         namespace: str,
     ) -> None:
+        """Take two connections to the store: a patient one, and one for while the run goes on."""
         self._config, self._folder, self._spec = config, folder, spec
-        self._store, self._server, self._console = store, server, console
+        self._store, self._asked, self._server, self._console = store, asked, server, console
         self._grounded, self._dreamed = plan_worlds(config, run_id)
         self._tokenizer = load_tokenizer(folder.warmup / TOKENIZER_FILE)
         self._metrics = MetricsFile(folder.metrics)
@@ -195,12 +199,12 @@ class _Course:
             shards=config.shards,
             worlds=[planned.world for planned in (*self._grounded, *forked)],
             dreams=[dream for dream in self._dreamed if dream not in forked],
-            fork=lambda dream: fork_world(self._store, dream),
+            fork=lambda dream: fork_world(self._asked, dream),
             ensure_store=self._server.ensure,
             observers=(self._board, PrometheusObserver()),
-            wished_places=self._store.places().wished,
+            wished_places=self._asked.places().wished,
             newcomers=Guests(
-                lambda: self._store.records(damaged=[]),
+                lambda: self._asked.records(damaged=[]),
                 env=config.env,
                 tokenizer=self._tokenizer.digest,
                 descendants_only=bool(config.redis_url),
@@ -318,6 +322,12 @@ def _continued(stored: RunConfig, request: RunRequest) -> RunConfig:
         redis_url=request.redis_url,
         address=request.address,
         start_from=request.start_from,
+    )
+
+
+def _connected(server: _Server, config: RunConfig, timeout_s: float) -> RedisWorldStore:
+    return RedisWorldStore.connect(
+        server.url, durability=config.durability, lease_s=config.host.lease_s, timeout_s=timeout_s
     )
 
 

@@ -39,7 +39,7 @@ class Supervisor:
         worlds: Sequence[WorldId],
         dreams: Sequence[PlannedWorld],
         fork: Callable[[PlannedWorld], int],
-        ensure_store: Callable[[], bool],
+        ensure_store: Callable[[], bool | None],
         observers: Sequence[Observer],
         wished_places: Callable[[Sequence[WorldId]], Mapping[WorldId, str]] = lambda worlds: {},
         newcomers: Callable[[Collection[WorldId]], Iterable[WorldRecord]] = lambda known: (),
@@ -48,8 +48,8 @@ class Supervisor:
         """Take the worlds that exist, grounded and dreamed, and the dreams that are still to be forked.
 
         `fork` makes a dreamed world and returns its tick; `ensure_store` restarts a server of our own that is away,
-        and returns whether it was; `wished_places` says on which host people want a world; `newcomers` finds worlds
-        that people have made beside those it is told.
+        and returns whether it was, None while that is under way; `wished_places` says on which host people want a
+        world; `newcomers` finds worlds that people have made beside those it is told.
         """
         self._config, self._fleet, self._clock = config, fleet, clock
         self._fork, self._wished_places, self._observers = fork, wished_places, observers
@@ -106,7 +106,8 @@ class Supervisor:
             self._learner.send(self._fleet.stop_learner(), within_s=config.stop_within_s)
             self._settle([self._learner], deadline, refusals)
         self._probe()
-        self._settle(self._everybody(), min(deadline, self._clock() + 1), refusals)
+        # What they count by now is what the run came to.
+        self._settle(self._everybody(), min(deadline, self._clock() + config.stop_within_s / 8), refusals)
         closing = [self._fleet.close_shard(name) for name in self._shards]
         while self._clock() < deadline and not all(call.done() for call in closing):
             self._fleet.wait([call for call in closing if not call.done()], 0.1)

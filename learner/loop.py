@@ -14,6 +14,9 @@ from learner.replay import ShardState
 from learner.weights import WeightSet
 from world.errors import ConfigError
 
+_LAST_TRIES = 5
+"""To write the last checkpoint."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
@@ -144,7 +147,8 @@ class LearnerLoop:
         if self._learner.step > self._published_step:
             self._publish()
         if self._learner.step:
-            self._save()
+            # There is no later checkpoint that would make good for one that a busy disk kept a shard from.
+            any(self._save() for _ in range(_LAST_TRIES))
         return self._report()
 
     def _publish(self) -> None:
@@ -161,13 +165,15 @@ class LearnerLoop:
         if self._clock() - self._saved_at >= self._config.checkpoint_every_s:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Write a checkpoint, and return whether it could be written."""
         collection = self._ports.collection_state()
         if collection is None:
             # A shard is being restarted: a checkpoint without its watermark would not fit the others.
-            return
+            return False
         self._ports.save(self._learner, self._epoch, self._version, collection)
         self._saved_step, self._saved_at = self._learner.step, self._clock()
+        return True
 
     def _begin_tally(self) -> None:
         self._step_s: list[float] = []

@@ -12,7 +12,7 @@ from world.errors import LivingWorldsError, StoreUnavailable
 from world.live import fork_dream
 from world.snapshot import Snapshot, WorldId
 from world.store.in_process import InProcessWorldStore
-from world.store.records import Ack, Commit, WorldRecord
+from world.store.records import Ack, Commit, FencingToken, WorldRecord
 from world.tick import TickConfig, Ticker
 from world.trajectory import Chunk
 
@@ -46,6 +46,9 @@ class ShakyStore(InProcessWorldStore):
         """So many commits never reach the server."""
         self.silent_after = 0
         """So many commits take effect, but their answer is lost."""
+        self.unreleased = 0
+        """So many times a lease was to be ended, and the server did not answer."""
+        self.releases_answered = True
         self.sent: list[list[Commit]] = []
         self.acks: list[Ack] = []
 
@@ -61,6 +64,13 @@ class ShakyStore(InProcessWorldStore):
             raise StoreUnavailable("the answer was lost")
         self.acks += [answer for answer in answers if isinstance(answer, Ack)]
         return answers
+
+    def release(self, token: FencingToken) -> None:
+        """As the store, or not."""
+        if not self.releases_answered:
+            self.unreleased += 1
+            raise StoreUnavailable("no answer")
+        super().release(token)
 
 
 class Done:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from world.errors import ConfigError, StoreUnavailable, UnsafeServer
+from world.store import server as server_module
 from world.store.server import EmbeddedServer, find_server
 
 STARTER = """
@@ -169,6 +171,26 @@ def test_a_stopped_server_starts_again_with_its_data(tmp_path: Path) -> None:
     with client_of(server) as client:
         assert client.get("key") == b"value"
     server.stop()
+
+
+def test_a_server_that_is_too_busy_to_be_told_to_stop_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = EmbeddedServer(tmp_path)
+    embedded.start()
+    client, asked = server_module._client, []
+
+    def busy_at_first(socket: Path, timeout_s: float) -> Any:
+        asked.append(socket)
+        if len(asked) < 3:
+            raise RedisTimeoutError("Timeout reading from socket")
+        return client(socket, timeout_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server_module, "_client", busy_at_first)
+        embedded.stop()
+    assert len(asked) >= 3
+    assert not embedded.is_running()
 
 
 def test_a_path_too_long_for_a_socket_gets_a_short_one_that_others_find(tmp_path: Path) -> None:

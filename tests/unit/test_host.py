@@ -68,6 +68,19 @@ def test_while_the_store_is_silent_worlds_stand_still_and_the_same_commits_are_s
     assert not report.store_silent, "the store has answered since"
 
 
+def test_a_store_that_falls_silent_after_the_last_commit_keeps_no_host_from_stopping() -> None:
+    there = Neighbourhood()
+    host = there.host()
+    host.adopt(there.worlds)
+    host.run_until(dict.fromkeys(there.worlds, 20), 60.0)
+    there.store.releases_answered = False
+    host.stop()
+    assert there.store.unreleased == 1, "it waited for the same answer more than once"
+    assert [there.tick_of(world) for world in there.worlds] == [20, 20]
+    there.clock.sleep(11)
+    assert there.host("heir").adopt(there.worlds).ticks == dict.fromkeys(there.worlds, 20)
+
+
 def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_applied_twice() -> None:
     there = Neighbourhood()
     host = there.host()

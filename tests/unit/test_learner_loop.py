@@ -17,7 +17,7 @@ from world.errors import DiskFull
 
 PREFETCH = PrefetchConfig(num_sequences=2, length=4, num_agents=2, retry_after_s=0.001)
 _BATCH = {"actions": np.zeros((2, 4, 2), np.int32)}
-_PATIENCE_S = 20.0
+_PATIENCE_S = 600.0
 
 
 class LockedLimiter:
@@ -91,6 +91,8 @@ class Ports:
         self.published: list[tuple[int, int]] = []
         self.saved: list[tuple[int, int, int]] = []
         self.away = False
+        self.busy_for = 0
+        """So many times shards are asked in vain."""
         self.full = False
 
     def publish(self, weights: WeightSet) -> None:
@@ -99,7 +101,10 @@ class Ports:
 
     def collection_state(self) -> CollectionState | None:
         """Nothing was collected."""
-        return None if self.away else CollectionState(LimiterState(inserts=0, samples=0), {})
+        self.busy_for -= 1
+        if self.away or self.busy_for >= 0:
+            return None
+        return CollectionState(LimiterState(inserts=0, samples=0), {})
 
     def save(self, learner: StepCounter, epoch: int, version: int, collection: CollectionState) -> None:
         """Remember."""
@@ -176,6 +181,13 @@ def test_stopping_saves_the_last_step_and_a_loop_that_never_stepped_saves_nothin
     assert idle.ports.saved == []
 
 
+def test_a_shard_that_is_busy_when_a_loop_stops_is_asked_again_for_the_last_checkpoint() -> None:
+    bench = Bench()
+    bench.train_to(7)
+    bench.ports.busy_for = 3
+    assert bench.loop.stop().saved_step == 7
+
+
 def test_no_checkpoint_is_written_while_a_shard_is_away_and_the_next_one_is() -> None:
     bench = Bench(checkpoint_every_s=0.5)
     bench.ports.away = True
@@ -230,7 +242,7 @@ def test_what_the_prefetching_thread_dies_of_is_told_where_it_can_be_acted_on() 
 
     prefetcher = Prefetcher(PREFETCH, limiter=LockedLimiter(inserts=1000), source=Source(fail))  # type: ignore[arg-type]
     with pytest.raises(DiskFull):
-        for _ in range(1000):
+        while True:
             prefetcher.next(0.01)
     prefetcher.close()
 

@@ -20,7 +20,7 @@ from world.store.inbox import (
     cursor_number,
 )
 from world.store.keys import check_world_id
-from world.store.link import Link
+from world.store.link import PATIENCE_S, Link
 from world.store.refusals import refusal
 from world.store.replies import pairs
 from world.store.wire import Command
@@ -38,7 +38,7 @@ class RedisInbox:
         self._newest: dict[WorldId, int] = {}
 
     @classmethod
-    def connect(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+    def connect(cls, url: str, *, timeout_s: float = PATIENCE_S) -> Self:
         """Connect as a user that may only post, to a redis://, rediss:// or unix:// URL.
 
         Whether the server keeps what it is given is for the hosts to inspect, who have the right to. Raises

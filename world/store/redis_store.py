@@ -20,7 +20,7 @@ from world.snapshot import Snapshot, TickEffects, WorldId
 from world.store import keys
 from world.store.codec import encode_snapshot
 from world.store.commit_calls import CommitCalls, answers
-from world.store.link import LIBRARY, Link
+from world.store.link import LIBRARY, PATIENCE_S, Link
 from world.store.log import (
     DEFAULT_CAPS,
     MAX_LOG_BYTES,
@@ -78,15 +78,15 @@ class RedisWorldStore:
         hot_log_ticks: int = 4096,
         max_log_ticks: int = MAX_LOG_TICKS,
         max_log_bytes: int = MAX_LOG_BYTES,
-        timeout_s: float = 5.0,
+        timeout_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, inspect the server and load the functions.
 
         `lease_s` is how long an owner that fell silent keeps its worlds; `hot_log_ticks` how far back the log reaches
         at least; `max_log_ticks` and `max_log_bytes` how far a world made here may run ahead of its archive before it
-        pauses (0: without end); `timeout_s` how long one answer is waited for; `clock` says when a lease needs
-        prolonging.
+        pauses (0: without end); `timeout_s` how long one answer is waited for, which is to be less for who asks again
+        and keeps others waiting; `clock` says when a lease needs prolonging.
 
         Raises `UnsafeServer` with the line to change, `StoreUnavailable`, and `ConfigError` for impossible arguments.
         """

@@ -189,15 +189,16 @@ class EmbeddedServer:
         place = self._read_place()
         if place is None:
             return
-        with (
-            contextlib.suppress(RedisError, OSError),
-            contextlib.closing(_client(place.socket, self._start_timeout_s)) as client,
-        ):
-            client.shutdown(nosave=True)
         deadline = time.monotonic() + self._start_timeout_s
         while (lock := _try_lock(self._directory / "server.lock")) is None:
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"the server on {self._directory} does not stop: {self._last_words()}")
+            # Again and again: one that is busy with its disk may not have been told before its answer was late.
+            with (
+                contextlib.suppress(RedisError, OSError),
+                contextlib.closing(_client(place.socket, self._start_timeout_s)) as client,
+            ):
+                client.shutdown(nosave=True)
             time.sleep(_POLL_S)
         self._forget(place)
         os.close(lock)
