@@ -130,7 +130,7 @@ class Reviver:
 def _host_process(job: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "world.evaluation.plays.revival_host", str(job)]
     with (job.parent / "said").open("a") as said:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
 
 
 def _said(job: Path) -> str:

@@ -1,6 +1,7 @@
 """The process that hosts dreams to be killed: takes worlds from the store, ticks, commits, says how far it is.
 
-Run as `python -m world.evaluation.plays.revival_host JOB`. It may be killed at any moment, and run again.
+Run as `python -m world.evaluation.plays.revival_host JOB`. It may be killed at any moment, and run again. It ends with
+its input: whoever wants to kill it may come as late as it will.
 """
 
 import secrets
@@ -76,3 +77,4 @@ def host(job: Job) -> None:
 
 if __name__ == "__main__":
     host(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job))
+    sys.stdin.read()
