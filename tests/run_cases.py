@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cluster.listing import list_worlds, opened_store, show_world
 from cluster.metrics_file import read_metrics
 
-PATIENCE_S = 400.0
+PATIENCE_S = 800.0
 """How long a loaded machine may take for anything that is waited for here."""
 LONG_MINUTES = 60.0
 """For a run that is stopped once what was waited for has come: longer than any test may take."""
@@ -70,6 +70,11 @@ class Run:
             assert self.process.poll() is None, f"the run ended early:\n{self.told.read_text()}"
             time.sleep(0.2)
         raise AssertionError(f"waited in vain:\n{self.told.read_text()}")
+
+    def wait_for_another_moment(self) -> dict[str, Any]:
+        """Wait until the run has written down one more moment, and return it."""
+        known = len(self.moments())
+        return self.wait_for(lambda: self.moments()[known:])[0]
 
     def wait_for_another_server(self, former: int) -> dict[str, Any]:
         """Wait until the run has brought its embedded server back as another process; return the newest moment."""

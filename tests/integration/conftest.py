@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.integration.store_suite import LEASE_S
 from world.snapshot import WorldId
 from world.store.records import Durability
 from world.store.redis_store import RedisWorldStore
@@ -40,7 +41,8 @@ def connect(server: EmbeddedServer, durability: Durability) -> Iterator[Callable
     with contextlib.ExitStack() as stores:
 
         def connect(**settings: Any) -> RedisWorldStore:
-            store = RedisWorldStore.connect(server.url, durability=durability, **settings)
+            given = {"durability": durability, "lease_s": LEASE_S} | settings
+            store = RedisWorldStore.connect(server.url, **given)
             stores.callback(store.close)
             return store
 

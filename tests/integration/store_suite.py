@@ -12,6 +12,8 @@ from world.store.records import Ack, Commit, FencingToken, WorldStore
 
 NONCE = bytes(range(16))
 OTHER_NONCE = bytes(range(16, 32))
+LEASE_S = 3600.0
+"""Of stores on a server, whose own clock goes on: no lease may end by itself, however slow the machine is."""
 
 
 def born(store: WorldStore, world: WorldId, seed: int = 1) -> tuple[LivingField, FencingToken]:

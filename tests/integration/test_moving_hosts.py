@@ -23,8 +23,8 @@ HOSTS = ("host-0", "host-1")
 
 
 def test_worlds_of_a_killed_host_go_on_elsewhere_and_no_tick_is_lost() -> None:
-    # Of seconds: a host that is late for its own lease has no worlds that could be taken over.
-    found = bench_takeover(3.0, num_worlds=8)
+    # As long as a run's: a host that is late for its own lease has no worlds that could be taken over.
+    found = bench_takeover(10.0, num_worlds=8)
     assert set(found) == {"bench", "value", "unit", "baseline", "ratio", "details"}
     details = found["details"]
     assert details["worlds_taken_over"] >= 3
@@ -43,7 +43,7 @@ def test_a_world_is_moved_to_and_fro_by_name_and_takes_its_requests_along(server
         contextlib.closing(RedisWorldStore.connect(server.url)) as store,
         contextlib.closing(RedisInbox.connect(server.url)) as gateway,
         contextlib.closing(
-            ProcessFleet(lambda name: start_synthetic(name, url=server.url, lease_s=10.0, ticks_per_s=20.0), HOSTS)
+            ProcessFleet(lambda name: start_synthetic(name, url=server.url, lease_s=3600.0, ticks_per_s=20.0), HOSTS)
         ) as fleet,
     ):
         worlds = make_worlds(server.url, 4)
@@ -71,7 +71,7 @@ def test_a_world_is_moved_to_and_fro_by_name_and_takes_its_requests_along(server
             target = next(name for name in HOSTS if name != store.record(world).owner)
             gateway.post(world, [Request(f"r{posted + offset}", offset % 4, 1) for offset in range(5)])
             posted += 5
-            moved = move_world(store, world, target, sleep=live)
+            moved = move_world(store, world, target, within_s=600.0, sleep=live)
             assert (moved["from"], moved["to"]) == (next(name for name in HOSTS if name != target), target)
             assert moved["tick_after"] >= moved["tick_before"]
         before = store.record(world).tick

@@ -19,15 +19,18 @@ from learner.limiter import LimiterConfig
 from learner.weights import flatten
 from tests.history_cases import ENV, MEMORY_SIZE, SmallRun
 from tests.host_cases import CheckingSink, Mailbox, SettlingLimiter
+from tests.integration.store_suite import LEASE_S
 from tests.model_cases import small_config, stirred_model
 from world.envs.catalog import make_env
 from world.envs.homestead.events import EVENTS
 from world.errors import ConfigError, LivingWorldsError, NotRunning
 from world.snapshot import WorldId
+from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
 from world.tick import TickConfig, Ticker
 
 Worlds = Callable[..., tuple[int, Any]]
+_PATIENTLY = ("--within", "600")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,11 @@ def worlds(run: SmallRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return worlds
 
 
+def long_leased(store: RedisWorldStore) -> RedisWorldStore:
+    """Return the same store for a host whose leases do not end by themselves, however slow the machine is."""
+    return RedisWorldStore(store._link, durability="disk", lease_s=LEASE_S, hot_log_ticks=4096)
+
+
 @contextmanager
 def hosted(run: SmallRun, *ids: str) -> Iterator[None]:
     """Let worlds live on a host in another thread, with a connection of its own, until the end."""
@@ -64,15 +72,16 @@ def hosted(run: SmallRun, *ids: str) -> Iterator[None]:
     mailbox.weights = flatten(stirred_model(spec, run.tokenizer.vocab_size).state_dict(), epoch=1, version=1)
     over = threading.Event()
     with run.opened() as opened, ThreadPoolExecutor(1) as threads:
+        store = long_leased(opened.store)
         host = WorldHost(
             "host-7",
             config=config,
-            store=opened.store,
-            sink=CheckingSink(opened.store),  # type: ignore[arg-type]
+            store=store,
+            sink=CheckingSink(store),  # type: ignore[arg-type]
             limiter=SettlingLimiter(LimiterConfig(samples_per_insert=1.0, min_items=10**6, max_ahead_items=10**6)),
             weights=mailbox,
             ticker=ticker,
-            inbox=opened.store.inbox(),
+            inbox=store.inbox(),
         )
         assert not host.adopt([WorldId(world) for world in ids]).lost
 
@@ -96,11 +105,11 @@ def test_a_prompted_event_meets_one_tick_and_is_named_by_history(run: SmallRun, 
         _, forked = worlds("fork", world, "--dream", "--json")
         world, begun = forked["worlds"][0]["id"], forked["worlds"][0]["tick"]
     with hosted(run, world):
-        code, found = worlds("prompt", world, "A wall  rises here", "--agent", "1", "--json")
+        code, found = worlds("prompt", world, "A wall  rises here", "--agent", "1", *_PATIENTLY, "--json")
         assert code == 0, found
         (told,) = found["worlds"]
         assert found["command"] == "prompt" and told["kind"] == kind and told["id"] == world
-        assert worlds("prompt", world, far)[0] == 0
+        assert worlds("prompt", world, far, *_PATIENTLY)[0] == 0
     _, history = worlds("history", world, "--from", str(told["tick"]), "--to", str(told["tick"]), "--json")
     (tick,) = history["worlds"][0]["ticks"]
     (event,) = tick["events"]
@@ -155,13 +164,13 @@ def test_an_event_that_no_tick_takes_in_time_waits_for_the_next(run: SmallRun, w
     world = WorldId(forked["worlds"][0]["id"])
     with run.opened() as opened:
         # A host that has it and does not tick.
-        token = opened.store.acquire(world, owner="host-9", nonce=bytes(16))
+        token = long_leased(opened.store).acquire(world, owner="host-9", nonce=bytes(16))
         with pytest.raises(LivingWorldsError, match=r"waits in the inbox as request prompt-[0-9a-f]{16},") as told:
             prompt_world(opened.store, world, "everything ripens at (4, 4)", within_s=0.2)
         opened.store.release(token)
         request_id = str(told.value).split("as request ")[1].split(",")[0]
         with hosted(run, world):
-            deadline = time.monotonic() + 60.0
+            deadline = time.monotonic() + 600.0
             while (result := opened.store.inbox().result(world, request_id)) is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

@@ -32,7 +32,7 @@ class FaultyLink(Link):
     """A link to a real server, on which one call goes wrong: before it reaches the server, or on the way back."""
 
     def __init__(self, url: str, *, at_call: int, after: bool, error: type[Exception]) -> None:
-        super().__init__(url, durability="disk", timeout_s=5.0)
+        super().__init__(url, durability="disk", timeout_s=60.0)
         self._at_call, self._after, self._error = at_call, after, error
         self.num_calls = 0
 

@@ -16,7 +16,7 @@ from tests.run_cases import LONG_MINUTES, Run, server_pid, verified_digests, wen
 
 pytestmark = pytest.mark.timeout(1800)
 
-_ENOUGH_ITEMS = 2500
+_ENOUGH_ITEMS = 4000
 """Inserted, for a ratio to be told to two percent: a batch, which is what may be owed in the end, is 16."""
 
 
@@ -75,11 +75,17 @@ def test_a_stopped_run_goes_on_with_the_same_worlds_weights_optimizer_and_replay
     before, digests = worlds_of(folder), verified_digests(folder)
     held = summary["status"]["replay_items"]
     with Run(folder, minutes=LONG_MINUTES, preset=None) as run:
+        # The first moment is before anybody has said anything: what was inserted by then was by the run before.
+        begun = run.wait_for(run.moments)[0]["inserted_items"]
         first = run.wait_until(
-            lambda moment: moment["learner_step"] > 0 and moment["grounded_worlds"] == 3 and moment["replay_items"] > 0
+            lambda moment: (
+                moment["learner_step"] > 0
+                and moment["grounded_worlds"] == 3
+                # One of the shards may be the last to say what it holds; without what is new, it is what was held.
+                and moment["replay_items"] - (moment["inserted_items"] - begun) >= held
+            )
         )
         assert first["learner_step"] >= summary["status"]["learner_step"]
-        assert first["replay_items"] >= held
         assert first["weights"][0] == summary["status"]["weights"][0] + 1
         run.wait_until(lambda moment: moment["agent_ticks"] > 100 and moment["dreamed_worlds"] == 1)
         run.wait_until_worlds_went_on(before)
