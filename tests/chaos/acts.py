@@ -227,7 +227,7 @@ class Move(Act):
                 # Whoever had it and is dead by now has let go of it.
                 scene.raw.hset(keys.meta(scene.world), "lu", 1)
                 host.adopt([scene.world])
-                acked = host.run_until({scene.world: target}, 5.0).ticks.get(scene.world, 0)
+                acked = host.run_until({scene.world: target}, 60.0).ticks.get(scene.world, 0)
                 if acked >= target:
                     break
             with _acked(scene).open("a") as file:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from tests.chaos.acts import Act
 from tests.chaos.judge import judge
-from tests.chaos.life import NUMBERS, PHASES, Phase, StruckLink, live, live_on, store_over
+from tests.chaos.life import NUMBERS, PATIENCE_S, PHASES, Phase, StruckLink, live, live_on, store_over
 from tests.chaos.scene import Scene
 from tests.chaos.server import ChaosServer
 from tests.chaos.store_writer import Notes
@@ -55,7 +55,7 @@ def server_dies(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> 
 def function_fails(server: ChaosServer, at_call: int, phase: Phase, work: Work) -> bool:
     """Let a function fail before one of its calls to Redis: what it wrote before stays written."""
     with contextlib.closing(server.raw()) as raw:
-        link = Link(server.url, durability="disk", timeout_s=20.0)
+        link = Link(server.url, durability="disk", timeout_s=PATIENCE_S)
         with contextlib.closing(store_over(link)) as store, contextlib.suppress(StoreError):
             link.one("PING")
             raw.fcall("chaos_arm", 0, at_call)
@@ -179,5 +179,5 @@ def _every_call(phases: tuple[Phase, ...], stride: int) -> Iterator[tuple[int, P
 @contextlib.contextmanager
 def _healthy(server: ChaosServer) -> Iterator[RedisWorldStore]:
     server.ensure()
-    with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=20.0))) as store:
+    with contextlib.closing(store_over(Link(server.url, durability="disk", timeout_s=PATIENCE_S))) as store:
         yield store

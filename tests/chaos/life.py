@@ -16,6 +16,8 @@ from world.store.redis_store import RedisWorldStore
 from world.store.wire import Command, packed
 
 LAST_TICK: Final = 8
+PATIENCE_S: Final = 120.0
+"""For one answer, of a server that was not struck: a slow one is none that loses anything."""
 NUMBERS: Final = tuple(range(FIRST_NUMBER, FIRST_NUMBER + 5))
 """Actions that a client asks for."""
 Phase = Literal["before", "sent", "after"]
@@ -74,7 +76,7 @@ class StruckLink(Link):
     """A link to a real server, on one of whose calls something is struck: before it, amid it, or after it."""
 
     def __init__(self, url: str, *, at_call: int, phase: Phase, strike: Callable[[], None]) -> None:
-        super().__init__(url, durability="disk", timeout_s=20.0)
+        super().__init__(url, durability="disk", timeout_s=PATIENCE_S)
         self._at_call, self._phase, self._strike = at_call, phase, strike
         self.num_calls = 0
 

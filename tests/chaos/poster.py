@@ -41,18 +41,24 @@ class Poster:
             numbers = [self._next + offset for offset in range(self._random.randint(1, 4))]
             self._next += len(numbers)
             requests = [Request(f"q-{number}", self._random.randrange(4), number) for number in numbers]
-            self._post_until_received(world, requests)
+            if not self._post_until_received(world, requests):
+                return
             self.posted[world] += numbers
             if self._random.random() < 0.1:
                 self._post_until_received(world, requests)
                 self.repeated += 1
             time.sleep(_PAUSE_S)
 
-    def _post_until_received(self, world: WorldId, requests: list[Request]) -> None:
+    def _post_until_received(self, world: WorldId, requests: list[Request]) -> bool:
+        """Return whether they were received: where no host lives any more, a full inbox stays full."""
         while True:
             try:
                 self._inbox.post(world, requests)
-                return
-            except (StoreUnavailable, StoreFull, InboxFull):
-                self.repeated += 1
-                time.sleep(_PAUSE_S)
+                return True
+            except InboxFull:
+                if self._stopping.is_set():
+                    return False
+            except (StoreUnavailable, StoreFull):
+                pass
+            self.repeated += 1
+            time.sleep(_PAUSE_S)

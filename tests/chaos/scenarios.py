@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.judge import judge
+from tests.chaos.life import PATIENCE_S
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import ChaosServer
 from tests.chaos.store_writer import HOT_LOG_TICKS, Notes
@@ -69,7 +70,9 @@ class Stage:
         beginning = LivingField(0)
         self.connect().create(record_of(self.world, beginning.snapshot), beginning.snapshot)
 
-    def connect(self, url: str | None = None, *, lease_s: float = 10.0, timeout_s: float = 20.0) -> RedisWorldStore:
+    def connect(
+        self, url: str | None = None, *, lease_s: float = 600.0, timeout_s: float = PATIENCE_S
+    ) -> RedisWorldStore:
         """Return a store of one host's own."""
         store = RedisWorldStore.connect(
             url or self.server.url, lease_s=lease_s, timeout_s=timeout_s, hot_log_ticks=HOT_LOG_TICKS
@@ -152,8 +155,8 @@ def cut_wire(server: ChaosServer, directory: Path, *, held: bool) -> dict[str, A
 def stepped_clock(server: ChaosServer, directory: Path, *, by_s: float) -> dict[str, Any]:
     """The server's clock jumps while a host holds a world: another may take it, and none keeps it for ever."""
     # No lease ends by itself meanwhile; the server looks at its clock only now and then.
-    stage, lease_s = Stage(server, directory), 600.0
-    first, second = (stage.owner(f"host-{number}", stage.connect(lease_s=lease_s)) for number in range(2))
+    stage = Stage(server, directory)
+    first, second = (stage.owner(f"host-{number}") for number in range(2))
     first.take()
     _all_acked(first.commit(first.steps(2)))
     server.step_clock(by_s)
@@ -242,7 +245,7 @@ def _until_taken(owner: Owner) -> None:
 
 
 def _retried(act: Callable[[], Any], error: type[Exception]) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return act()

@@ -109,7 +109,7 @@ class _Nobody:
 def living_host(name: str, store: RedisWorldStore) -> WorldHost:
     """Return a host of `LivingField`s, which commits two ticks at a time and often makes keyframes."""
     nobody: Any = _Nobody()
-    config = WorldHostConfig(dream_ticks_per_s=1e6, max_ticks_per_commit=2, keyframe_every_ticks=4, stop_within_s=1.0)
+    config = WorldHostConfig(dream_ticks_per_s=1e6, max_ticks_per_commit=2, keyframe_every_ticks=4, stop_within_s=60.0)
     make: Callable[..., WorldHost] = WorldHost
     return make(
         name,

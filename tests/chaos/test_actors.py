@@ -20,6 +20,8 @@ def test_a_run_survives_the_death_of_each_of_its_processes_and_of_its_server(tmp
         run.wait_until(lambda moment: moment["dreamed_worlds"] == 1 and moment["agent_ticks"] > 200)
         acknowledged = worlds_of(folder)
         for number, kind in enumerate(KINDS, start=1):
+            # Soon after its last report: what a shard has drawn since then is never told.
+            run.wait_for_another_moment()
             victim = run.actors(kind)[0]
             os.kill(victim, signal.SIGKILL)
             mended = run.wait_until(

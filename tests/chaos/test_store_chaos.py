@@ -85,7 +85,7 @@ def test_mutated_frames_are_refused_or_read_within_their_memory() -> None:
 def test_a_store_with_a_known_mistake_is_found_out(tmp_path: Path, variant: Variant) -> None:
     # `make chaos` leaves even the choice of faults to the mix; a few seconds of it may not strike the right one.
     faults = {"naive_everysec_ack": ["cut_power"], "increment_calls": ["cut_answers", "stall_server"]}
-    for seconds in (4.0, 16.0, 64.0):
+    for seconds in (4.0, 16.0, 64.0, 256.0):
         report = find_mistake(
             tmp_path / f"{seconds:.0f}", variant, seed=7, seconds=seconds, only=faults.get(variant, ())
         )
