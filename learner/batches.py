@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.errors import ConfigError
+from world.field import UNSEEN
 from world.model.dynamics import NUM_IDENTITIES
 from world.model.memory.recall import recalled_in_order
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots
@@ -80,7 +81,8 @@ class MaskingConfig:
     fully_masked: float = 0.5
     """Share of rows in which everything is asked for, as in one-pass sampling."""
     hide_displacement: float = 0.1
-    """Share of agents whose displacement is not given while cells are asked for."""
+    """Share of agents whose displacement is not given while status and cells are asked for; and as many, drawn anew,
+    whose status is not given while cells are."""
     ask_actions: float = 0.1
     """Share of rows in which what follows is mostly given, and each agent's action asked for by the toss of a coin."""
 
@@ -122,7 +124,8 @@ def make_batch(
     actions = _long(columns["actions"])
     # By the toss of a coin, so that some know what the others did; and where one went often tells what it did.
     unasked = torch.from_numpy(~inverse[:, None] | (rng.random((rows, agents)) < 0.5))
-    hide = rng.random((rows, agents)) < np.where(inverse, 0.5, config.hide_displacement)[:, None]
+    hidden = np.where(inverse, 0.5, config.hide_displacement)[:, None]
+    hide, hide_status = (torch.from_numpy(rng.random((rows, agents)) < hidden) for _ in range(2))
     return Batch(
         past=Past(
             slots=_slots(past, identity),
@@ -139,8 +142,8 @@ def make_batch(
         next_status=next_status,
         is_first=torch.from_numpy(np.array(columns["is_first"], np.bool_)),
         given_tokens=_hide(next_tokens, rate, mask, rng),
-        given_status=_hide(next_status, rate, mask, rng),
-        given_displacement=torch.where(torch.from_numpy(hide), UNKNOWN_DISPLACEMENT, displacement),
+        given_status=torch.where(hide_status[..., None] | (next_status == UNSEEN), mask, next_status),
+        given_displacement=torch.where(hide, UNKNOWN_DISPLACEMENT, displacement),
         given_actions=torch.where(unasked, actions, unknown_action),
         nothing_given=rate == 1.0,
     )

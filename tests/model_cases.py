@@ -10,7 +10,7 @@ from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Observed, Steppe
 from world.errors import EnvironmentUnusable
 from world.event import MAX_EVENTS
 from world.live import LiveWorld, begin
-from world.model.dynamics import DynamicsConfig
+from world.model.dynamics import DynamicsConfig, TokenHead
 from world.model.slots import Slots
 from world.model.tokenizer import DiscreteTokenizer, PatchTokenizer, Tokenizer, build_codebook
 from world.model.world_model import WorldModel, WorldModelConfig
@@ -125,6 +125,16 @@ def small_config(*, memory_size: int = 4, outcome_blocks: tuple[str, ...] = ("lo
         memory_size=memory_size,
         num_bins=15,
     )
+
+
+def silence(*heads: TokenHead) -> None:
+    """Let heads have no opinion of any token."""
+    with torch.no_grad():
+        for head in heads:
+            for layer in (head.project, head.point, head.way):
+                for parameter in layer.parameters():
+                    parameter.zero_()
+            head.bias.zero_()
 
 
 def stirred_model(

@@ -154,7 +154,8 @@ def flops_of(model: WorldModel, slots: Slots, num_tokens: int, margin: int) -> f
         answer = answer.given(actions=torch.zeros_like(slots.turns))
         answer.displacement_logits()
         answer = answer.given(displacement=torch.full_like(slots.turns, STAY))
-        for read in (answer.status_logits, answer.reward_logits, answer.continuation_logits):
+        answer = answer.given(status=answer.status_logits().argmax(-1))
+        for read in (answer.reward_logits, answer.continuation_logits):
             read()
         answer.token_logits(_asked(slots, margin))
     return float(counter.get_total_flops())
@@ -211,7 +212,7 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
     num_draws = slots.poses.shape[1] * (4 + slots.status.shape[2] + height * width)
     actions, still = torch.zeros_like(slots.turns), torch.full_like(slots.turns, STAY)
     asked, poses, dynamics = _asked(slots, stage.margin), slots.poses.numpy().astype(np.int32), model.dynamics
-    given = (torch.full_like(slots.tokens[..., 0], model.mask), torch.full_like(slots.status, model.mask))
+    unknown = torch.full_like(slots.tokens[..., 0], model.mask)
 
     def ready(part: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -220,11 +221,12 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
 
         return run
 
-    encode = ready(lambda: dynamics.encode(slots, *given))
+    encode = ready(lambda: dynamics.encode(slots, unknown))
     encoded = encode()
     act = ready(lambda: dynamics.act(encoded, actions))
     acted = act()
-    outcome = ready(lambda: dynamics.outcome(acted, still))
+    status = ready(lambda: dynamics.status_logits(acted, still))
+    outcome = ready(lambda: dynamics.outcome(acted, still, slots.status))
     follows = outcome()
     logits = ready(lambda: dynamics.token_logits(follows, asked))()
     chances = torch.rand(len(logits))
@@ -235,6 +237,7 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
         "encode": encode,
         "policy": ready(lambda: model.policy(*model.behaviour_inputs(encoded))),
         "act": act,
+        "status": status,
         "outcome": outcome,
         "head": ready(lambda: [dynamics.token_logits(follows, rows) for rows in torch.split(asked, ROWS)]),
         "sampling": ready(

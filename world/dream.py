@@ -118,7 +118,7 @@ class Dreamer:
     ) -> Dreamt:
         """Advance worlds by one tick. Without `actions` (B, A), or where one is negative, the learned policy acts.
 
-        Order: actions, displacements given actions, cells given displacements.
+        Order: actions, displacements given actions, status given displacements, cells given all of it.
         """
         self._make_ready()
         batch, agents, height, width = slots.tokens.shape[:4]
@@ -179,8 +179,9 @@ class Dreamer:
         impossible = classes == ELSEWHERE if model.dynamics.has_pose else classes != STAY
         moves = answer.displacement_logits().float().masked_fill(impossible, float("-inf"))
         displacement = self._draw(moves, draws[..., 1])
-        answer, tokens = self._cells(answer.given(displacement=displacement), told, displacement)
+        answer = answer.given(displacement=displacement)
         status = self._draw(answer.status_logits(), draws[..., 4 : 4 + num_status])
+        answer, tokens = self._cells(answer.given(status=status), told, displacement)
         ends = torch.sigmoid(answer.continuation_logits().float()) < draws[..., 2]
         rewards = model.reward.mean(answer.reward_logits())
         return chosen, displacement, tokens, status, rewards, ends

@@ -118,7 +118,7 @@ class FieldContender:
         with torch.autocast("cpu", torch.bfloat16):
             answer = model.answer(Query(slots_of(chosen), torch.from_numpy(chosen.actions).long()))
             answer = answer.given(displacement=answer.displacement_logits().argmax(-1))
-            answer.token_logits().argmax(-1), answer.status_logits().argmax(-1)
+            answer.given(status=answer.status_logits().argmax(-1)).token_logits().argmax(-1)
 
     def _averaged(self) -> WorldModel:
         averaged = self._learner.state_parts()["average"]

@@ -29,7 +29,7 @@ class SpatioTemporalConfig:
     num_frames: int = 8
     """L: frames that it is told of."""
     width: int = 128
-    hidden: int = 384
+    hidden: int = 608
     """Width inside the gated MLPs."""
     num_heads: int = 4
     num_key_heads: int = 2
@@ -105,7 +105,7 @@ class SpatioTemporal(nn.Module):
             GlobalBlock(width, config.hidden, num_heads=config.num_heads, num_key_heads=config.num_key_heads)
             for _ in range(config.num_blocks)
         )
-        self.cell_head = TokenHead(self.table, width, num_candidates=_REACH**2)
+        self.cell_head = TokenHead(self.table, width, num_candidates=_REACH**2, newest=_REACH**2 // 2)
         self.status_head = TokenHead(self.table, width, num_candidates=1)
 
     def forward(self, frames: Frames) -> Tensor:

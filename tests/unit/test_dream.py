@@ -95,9 +95,9 @@ def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest
     told: list[torch.Tensor] = []
     encode, answer = Dynamics.encode, Dynamics.token_logits
 
-    def listen(self: Dynamics, slots: Slots, given: torch.Tensor, given_status: torch.Tensor) -> Encoded:
+    def listen(self: Dynamics, slots: Slots, given: torch.Tensor) -> Encoded:
         told.append(given)
-        return encode(self, slots, given, given_status)
+        return encode(self, slots, given)
 
     def number_of_the_pass(self: Dynamics, outcome: Outcome, asked: torch.Tensor | None) -> torch.Tensor:
         shape = answer(self, outcome, asked).shape[:-1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.model_cases import CountingEnv, homestead_rows, random_slots, small_config, stirred_model
 from world.envs.grounded import EnvSpec, ViewLayout
-from world.model.dynamics import DynamicsConfig, Outcome
+from world.model.dynamics import DynamicsConfig, Encoded, Outcome
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.model.world_model import WorldModel, WorldModelConfig, base, small, tiny
 from world.trajectory import NUM_DISPLACEMENTS, STAY
@@ -18,8 +18,13 @@ VOCAB = 20
 NORTH = 1
 
 
-def _masked(model: WorldModel, slots: Slots) -> tuple[Tensor, Tensor]:
-    return torch.full(slots.tokens.shape[:-1], model.mask), torch.full(slots.status.shape, model.mask)
+def _masked(model: WorldModel, slots: Slots) -> Tensor:
+    return torch.full(slots.tokens.shape[:-1], model.mask)
+
+
+def _acted(model: WorldModel, slots: Slots, actions: Tensor | None = None, given: Tensor | None = None) -> Encoded:
+    encoded = model.dynamics.encode(slots, _masked(model, slots) if given is None else given)
+    return model.dynamics.act(encoded, torch.zeros_like(slots.turns) if actions is None else actions)
 
 
 @torch.no_grad()
@@ -29,18 +34,19 @@ def _outcome(
     *,
     actions: Tensor | None = None,
     displacement: Tensor | None = None,
+    status: Tensor | None = None,
     given: Tensor | None = None,
-    given_status: Tensor | None = None,
 ) -> tuple[Outcome, Tensor]:
     """Return the outcome and the logits of displacements."""
-    tokens, status = _masked(model, slots)
-    shape = slots.poses.shape[:2]
-    encoded = model.dynamics.encode(
-        slots, tokens if given is None else given, status if given_status is None else given_status
-    )
-    acted = model.dynamics.act(encoded, torch.zeros(shape, dtype=torch.int64) if actions is None else actions)
-    moved = torch.full(shape, STAY) if displacement is None else displacement
-    return model.dynamics.outcome(acted, moved), model.dynamics.displacement_logits(acted)
+    acted = _acted(model, slots, actions, given)
+    moved = torch.full_like(slots.turns, STAY) if displacement is None else displacement
+    status = torch.full_like(slots.status, model.mask) if status is None else status
+    return model.dynamics.outcome(acted, moved, status), model.dynamics.displacement_logits(acted)
+
+
+@torch.no_grad()
+def _status(model: WorldModel, slots: Slots, *, actions: Tensor | None = None, moved: int = STAY) -> Tensor:
+    return model.dynamics.status_logits(_acted(model, slots, actions), torch.full_like(slots.turns, moved))
 
 
 @pytest.mark.parametrize(("map_rows", "agents"), [(0, 1), (0, 2), (3, 1), (4, 3)])
@@ -52,12 +58,12 @@ def test_shapes_are_those_of_the_axis_legend(map_rows: int, agents: int) -> None
     assert slots.num_windows == n
     outcome, moves = _outcome(model, slots)
     assert moves.shape == (batch, num, NUM_DISPLACEMENTS)
-    assert outcome.cells.shape == (n, p, 16) and outcome.agents.shape == (n, 16) and outcome.status.shape == (n, s, 16)
+    assert outcome.cells.shape == (n, p, 16) and outcome.agents.shape == (n, 16)
     assert model.dynamics.token_logits(outcome).shape == (n, p, VOCAB)
-    assert model.dynamics.status_logits(outcome).shape == (n, s, VOCAB)
+    assert _status(model, slots).shape == (n, s, VOCAB)
     assert model.reward(outcome.agents).shape == (n, 15) and model.continuation(outcome.agents).shape == (n,)
     assert model.dynamics.action_logits(outcome).shape == (n, 5)
-    encoded = model.dynamics.encode(slots, *_masked(model, slots))
+    encoded = model.dynamics.encode(slots, _masked(model, slots))
     cells, own = model.behaviour_inputs(encoded)
     assert cells.shape == (n, p, 16) and own.shape == (n, 16)
     assert model.policy(cells, own).shape == (n, 5) and model.value(cells, own).shape == (n, 15)
@@ -86,7 +92,7 @@ def test_unseen_is_never_an_answer(map_rows: int) -> None:
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
     slots = replace(slots, tokens=torch.zeros_like(slots.tokens), status=torch.zeros_like(slots.status))
     outcome, _ = _outcome(model, slots)
-    for logits in (model.dynamics.token_logits(outcome), model.dynamics.status_logits(outcome)):
+    for logits in (model.dynamics.token_logits(outcome), _status(model, slots)):
         assert logits.shape[-1] == VOCAB, "nor is MASK"
         assert (logits[..., 0] == float("-inf")).all() and logits[..., 1:].isfinite().all()
 
@@ -177,7 +183,7 @@ def test_agents_in_another_order_are_given_the_same_answers_in_that_order(map_ro
     mine, moves = _outcome(model, slots, actions=actions, displacement=displacement)
     its, other_moves = _outcome(model, shuffled, actions=actions[:, order], displacement=displacement[:, order])
     torch.testing.assert_close(moves[:, order], other_moves, rtol=1e-4, atol=1e-4)
-    for name in ("cells", "agents", "status"):
+    for name in ("cells", "agents"):
         left, right = (getattr(outcome, name).unflatten(0, (2, 3)) for outcome in (mine, its))
         torch.testing.assert_close(left[:, order], right, rtol=1e-4, atol=1e-4)
 
@@ -192,14 +198,55 @@ def test_only_relative_places_count() -> None:
 def test_given_tokens_and_status_are_used() -> None:
     spec = CountingEnv().spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
-    given, given_status = _masked(model, slots)
-    given[:, :, 2, 2], given_status[:, :, 0] = 5, 7
+    given, status = _masked(model, slots), slots.status.clone()
+    given[:, :, 2, 2], status[:, :, 0] = 5, 7
     blind, _ = _outcome(model, slots)
     told, _ = _outcome(model, slots, given=given)
     around = (model.dynamics.token_logits(told) != model.dynamics.token_logits(blind)).any(-1).view(4, 5, 5)
     assert around[:, 1:4, 1:4].all()
-    told_status, _ = _outcome(model, slots, given_status=given_status)
-    assert (model.dynamics.status_logits(told_status)[:, 1:] != model.dynamics.status_logits(blind)[:, 1:]).any()
+    told_status, _ = _outcome(model, slots, status=status)
+    assert (told_status.cells != blind.cells).any(-1).view(4, 5, 5)[:, 1:4, 1:4].all()
+
+
+def test_status_is_answered_after_displacements_and_before_cells() -> None:
+    spec = CountingEnv().spec
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
+    assert (_status(model, slots) != _status(model, slots, moved=0)).any()
+    changed = slots.status.roll(1, dims=-1)
+    same, _ = _outcome(model, slots, status=slots.status)
+    other, _ = _outcome(model, slots, status=changed)
+    assert (model.dynamics.token_logits(same) != model.dynamics.token_logits(other)).any()
+
+
+def test_what_a_token_becomes_bends_no_other() -> None:
+    spec = CountingEnv().spec
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
+    before = model.dynamics.token_logits(_outcome(model, slots)[0])
+    with torch.no_grad():
+        model.dynamics.table.becoming[5] += 1.0
+    after = model.dynamics.token_logits(_outcome(model, slots)[0])
+    changed, five = (after != before).any(-1), slots.tokens[..., 0].flatten(0, 1).flatten(1) == 5
+    assert five.any() and torch.equal(changed, five)
+
+
+def test_who_meets_whom_hears_what_the_other_does_where_it_stands_and_who_is_first() -> None:
+    spec = CountingEnv().spec
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
+    encounters = model.dynamics.encounters
+    assert encounters is not None
+    slots = replace(slots, poses=torch.tensor([[[5, 5], [5, 7]], [[5, 5], [5, 8]]]), turns=torch.tensor([[0, 1]] * 2))
+    with torch.no_grad():
+        heard = encounters(slots, torch.tensor([[1, 2], [1, 2]]))
+        assert heard[0].any(-1).all() and not heard[1].any(), "three cells away is not near"
+        for other in (
+            encounters(slots, torch.tensor([[1, 3], [1, 2]])),
+            encounters(slots, torch.tensor([[3, 2], [1, 2]])),
+            encounters(replace(slots, turns=torch.tensor([[1, 0]] * 2)), torch.tensor([[1, 2], [1, 2]])),
+            encounters(
+                replace(slots, poses=slots.poses + torch.tensor([[[1, 0], [0, 0]]])), torch.tensor([[1, 2]] * 2)
+            ),
+        ):
+            assert (other[0, 0] != heard[0, 0]).any()
 
 
 def test_displacements_are_answered_before_cells_and_steer_them() -> None:
@@ -218,12 +265,12 @@ def test_an_agent_reads_the_cells_around_the_centre_of_its_window(map_rows: int)
     spec = CountingEnv(num_agents=1, map_rows=map_rows, cols=map_rows).spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB, batch=1)
     side, centre = map_rows + 2, (map_rows + 2) // 2
-    before = model.dynamics.encode(slots, *_masked(model, slots)).agents
+    before = model.dynamics.encode(slots, _masked(model, slots)).agents
     for y, x in np.ndindex(side, side):
         tokens = slots.tokens.clone()
         tokens[0, 0, y, x, 0] = (tokens[0, 0, y, x, 0] + 1) % VOCAB
         other = replace(slots, tokens=tokens)
-        agents = model.dynamics.encode(other, *_masked(model, other)).agents
+        agents = model.dynamics.encode(other, _masked(model, other)).agents
         near = max(abs(y - centre), abs(x - centre)) <= 1
         assert (agents != before).any().item() is near, (y, x)
 
@@ -270,7 +317,7 @@ def test_an_agent_is_in_the_centre_of_its_own_window(side: int) -> None:
 def test_behaviour_does_not_bend_the_dynamics() -> None:
     spec = CountingEnv().spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
-    encoded = model.dynamics.encode(slots, *_masked(model, slots))
+    encoded = model.dynamics.encode(slots, _masked(model, slots))
     model.policy(*model.behaviour_inputs(encoded))[:, 0].sum().backward()
     assert all(parameter.grad is None for parameter in model.dynamics.parameters())
     assert all(parameter.grad is not None for parameter in model.policy.parameters())
@@ -279,13 +326,16 @@ def test_behaviour_does_not_bend_the_dynamics() -> None:
 def test_every_parameter_of_the_dynamics_can_be_learned() -> None:
     spec = CountingEnv().spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
-    encoded = model.dynamics.encode(slots, *_masked(model, slots))
+    slots = replace(slots, poses=slots.poses[:, :1] + torch.tensor([[0, 0], [0, 1]]))
+    encoded = model.dynamics.encode(slots, _masked(model, slots))
     acted = model.dynamics.act(encoded, torch.ones(2, 2, dtype=torch.int64))
-    outcome = model.dynamics.outcome(acted, torch.full((2, 2), STAY))
+    moved, half_known = torch.full((2, 2), STAY), slots.status.roll(1, dims=-1)
+    half_known[..., 0] = model.mask
+    outcome = model.dynamics.outcome(acted, moved, half_known)
     answers = [
         model.dynamics.displacement_logits(acted),
         model.dynamics.token_logits(outcome)[..., 1:],
-        model.dynamics.status_logits(outcome)[..., 1:],
+        model.dynamics.status_logits(acted, moved)[..., 1:],
         model.dynamics.action_logits(outcome),
     ]
     torch.stack([(answer**2).sum() for answer in answers]).sum().backward()
@@ -295,7 +345,7 @@ def test_every_parameter_of_the_dynamics_can_be_learned() -> None:
 
 def test_presets_have_about_the_parameters_they_claim() -> None:
     spec = homestead_rows()[0]
-    for preset, millions in ((tiny(), 1.5), (small(), 22), (base(), 120)):
+    for preset, millions in ((tiny(), 2.1), (small(), 26), (base(), 133)):
         with torch.device("meta"):
             assert WorldModel(preset, spec, 1024).num_parameters() / 1e6 == pytest.approx(millions, rel=0.1)
 

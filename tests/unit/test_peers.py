@@ -247,12 +247,9 @@ def test_attention_alone_looks_across_the_window_before_it_says_who_goes_where()
                 if not parameter.any():
                     parameter.normal_(std=0.1)
             mask = torch.full(slots.tokens.shape[:-1], model.mask)
-            status = torch.full(slots.status.shape, model.mask)
             actions = torch.zeros(slots.turns.shape, dtype=torch.int64)
             moves = [
-                model.dynamics.displacement_logits(
-                    model.dynamics.act(model.dynamics.encode(told, mask, status), actions)
-                )
+                model.dynamics.displacement_logits(model.dynamics.act(model.dynamics.encode(told, mask), actions))
                 for told in (slots, far)
             ]
         assert torch.equal(*moves) != reaches

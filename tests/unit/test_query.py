@@ -77,9 +77,12 @@ def test_being_told_more_is_asking_anew_but_computes_only_what_depends_on_it(mon
     ):
         assert torch.equal(mine, its)
     tokens = torch.full(slots.tokens.shape[:4], 5)
+    changed = answer.given(status=slots.status.roll(1, dims=-1))
+    assert not torch.equal(changed.token_logits(), answer.token_logits())
+    assert calls[3:] == ["encode", "act", "outcome", "outcome"], "status is given where outcomes begin"
     told = answer.given(tokens=tokens)
-    assert not torch.equal(told.status_logits(), answer.status_logits())
-    assert calls[3:] == ["encode", "act", "outcome"] * 2, "what follows was given: all is read anew"
+    assert not torch.equal(told.token_logits(), answer.token_logits())
+    assert calls[7:] == ["encode", "act", "outcome"], "cells that follow were given: all is read anew"
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """What the other questions promise: scored on what was asked alone, and better answered by who knows more."""
 
 import numpy as np
-import torch
 
-from tests.model_cases import homestead_rows, stirred_model
+from tests.model_cases import homestead_rows, silence, stirred_model
 from world.evaluation.one_step import HeldOut
 from world.evaluation.questions import question_scores
 from world.field import UNSEEN
@@ -24,11 +23,7 @@ def test_scores_are_of_actions_unseen_cells_and_half_views() -> None:
 def test_a_model_without_opinions_needs_all_bits_and_gains_none() -> None:
     spec, tokenizer, rows = homestead_rows()
     model = stirred_model(spec, tokenizer.vocab_size)
-    with torch.no_grad():
-        for layer in (model.dynamics.cell_head.project, model.dynamics.cell_head.point):
-            for parameter in layer.parameters():
-                parameter.zero_()
-        model.dynamics.cell_head.bias.zero_()
+    silence(model.dynamics.cell_head)
     scores = question_scores(model, HeldOut(rows[:20], None)).metrics
     np.testing.assert_allclose(scores["fill_bits"].value, np.log2(tokenizer.vocab_size - 1), rtol=1e-5)
     np.testing.assert_allclose(scores["filter_gain_bits"].value, 0.0, atol=1e-9)

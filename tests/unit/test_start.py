@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.presets import preset
 from learner.checkpoint import Manifest, save_checkpoint
 from learner.learner import Learner, LearnerConfig
 from learner.limiter import LimiterState
 from learner.restored import restore
-from learner.start import bring, gently, start_path
+from learner.start import bring, gently, shipped, start_path
 from tests.model_cases import homestead_rows, small_config
 from world.errors import CheckpointError, ConfigError
 from world.evaluation.one_step import HeldOut
 from world.model.tokenizer_files import load_tokenizer, save_tokenizer
-from world.warmup import TOKENIZER_FILE
+from world.model.world_model import WorldModel
+from world.warmup import TOKENIZER_FILE, spec_of
 
 LAYOUT = homestead_rows()[0].layout
 
@@ -95,3 +97,13 @@ def test_a_start_that_is_not_there_or_damaged_is_told(trained: Path, tmp_path: P
     (trained / "checkpoints" / "step-00000007" / "average.safetensors").write_bytes(b"rot")
     with pytest.raises(CheckpointError, match="average"):
         bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), LAYOUT)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_what_is_shipped_fits_its_preset_and_is_small(name: str, tmp_path: Path) -> None:
+    config = preset(name)
+    spec = spec_of(config.env, config.num_agents)
+    bring(name, tmp_path / "start", tmp_path / "warmup", config.model, spec.layout)
+    restored = restore(tmp_path / "start", tokenizer=tmp_path / "warmup" / TOKENIZER_FILE)
+    WorldModel(config.model, spec, restored.tokenizer.vocab_size).load_state_dict(restored.weights)
+    assert sum(file.stat().st_size for file in start_path(name).iterdir()) <= 10_000_000

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world.envs.grounded import BoolArray, Float32Array, Int32Array
 from world.evaluation.metrics import FloatArray
-from world.field import Uint16Array
+from world.field import UNSEEN, Uint16Array
 from world.model.heads import symexp
 from world.model.query import Query
 from world.model.slots import Slots
@@ -37,7 +37,7 @@ class Foretold:
     bits: FloatArray
     """(T,) of all observed cells, once each, status and displacements."""
     cell_bits: Float32Array
-    """(T, A, H, W) of the true next token, given the true displacements; 0 where it was not observed."""
+    """(T, A, H, W) of the true next token, given the true displacements and status; 0 where it was not observed."""
     asked: Float32Array
     """(T, A, H, W) belief in the tokens that were asked about; 0 where none was."""
     rewards: Float32Array
@@ -50,7 +50,9 @@ class Foretold:
 
 @torch.inference_mode()
 def foretell(model: WorldModel, ticks: Transitions, observed: BoolArray, asked: Uint16Array | None = None) -> Foretold:
-    """Return the most likely answers, cells given the most likely displacements; beliefs given the true ones.
+    """Return the most likely answers, each given the most likely before it; beliefs given the true ones.
+
+    The order is that of dreams: displacements, status, cells.
 
     `observed` (T, A, H, W) are the cells whose bits count; `asked` (T, A, H, W) tokens whose belief is wanted, 0: none.
     """
@@ -87,15 +89,20 @@ def _foretell(
     acted = model.answer(Query(slots, actions=torch.from_numpy(ticks.actions).long().to(device)))
     moves = acted.displacement_logits().float()
     chosen, moved = moves.argmax(-1), torch.from_numpy(ticks.displacement.astype(np.int64)).to(device)
+    next_status = torch.from_numpy(ticks.next_status.astype(np.int64)).to(device)
+    next_status = torch.where(next_status == UNSEEN, model.mask, next_status)
     likely = acted.given(displacement=chosen)
-    logits, status = likely.token_logits(), likely.status_logits()
-    rewards = likely.reward_logits()
-    best, best_status = logits.argmax(-1), status.argmax(-1) if status.shape[2] else status[..., 0]
-    # Beliefs are asked given the true displacements: again only for worlds in which the likely ones were others.
-    surprised = (chosen != moved).any(1).nonzero()[:, 0]
+    status = likely.status_logits()
+    best_status = status.argmax(-1) if status.shape[2] else status[..., 0]
+    likely = likely.given(status=best_status)
+    logits, rewards = likely.token_logits(), likely.reward_logits()
+    best = logits.argmax(-1)
+    # Beliefs are asked given what truly became of agents: again only for worlds in which that was not the likely.
+    surprised = ((chosen != moved) | (best_status != next_status).any(-1)).any(1).nonzero()[:, 0]
     if len(surprised):
         true = acted.of_worlds(surprised).given(displacement=moved[surprised])
-        logits[surprised], status[surprised] = true.token_logits(), true.status_logits()
+        status[surprised] = true.status_logits()
+        logits[surprised] = true.given(status=next_status[surprised]).token_logits()
     believed = torch.log_softmax(logits.float(), -1)
     cells = np.where(observed, _bits(believed, ticks.next_tokens), 0.0)
     bits = _total(_bits(torch.log_softmax(moves, -1), ticks.displacement)) + _total(cells)

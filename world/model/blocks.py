@@ -34,8 +34,12 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (…, D) plus its transformed self."""
+        return x + self.change(x)
+
+    def change(self, x: Tensor) -> Tensor:
+        """Return the transformed x (…, D) alone."""
         gate, value = self.up(self.norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value)  # type: ignore[no-any-return]
+        return self.down(F.silu(gate) * value)  # type: ignore[no-any-return]
 
 
 class LocalBlock(nn.Module):

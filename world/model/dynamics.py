@@ -3,9 +3,9 @@
 Axes: B worlds, A agents, N = B·A windows, H × W cells (P = H·W), K tokens a cell remembers, S status cells,
 D width, V tokens, U actions, E event slots, J things placed, M rows asked for.
 
-One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells; each agent's
-displacement is read there; given the displacements, the cells follow. Cells sampled without them would now and
-then lose an agent, or make two of it.
+One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells; what becomes of
+each agent is read there, its displacement and then its status; given both, the cells follow. Cells sampled without
+them would now and then lose an agent, or make two of it, or fell a tree of which nobody gets the wood.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,19 @@ from torch import Tensor, nn
 
 from world.errors import ConfigError
 from world.field import DEPTH, NUM_AGE_BUCKETS
-from world.model.blocks import CellAttention, GlobalBlock, LocalBlock, RMSNorm
+from world.model.blocks import CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
 from world.model.memory.recall import RecallSlots
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.trajectory import NUM_DISPLACEMENTS
 
 NUM_IDENTITIES = 64
 NUM_MEMORY_SLOTS = 2
+NUM_WAYS = 4
+"""In which a token may become another."""
+_LOUD = 8.0
+"""How far a step of learning moves what a token becomes: a few dozen examples are to do."""
+_NEAR = 2
+"""Cells, in rows and columns, within which an agent meets another: both may head for the cell between them."""
 _FARTHEST = 32
 """Cells from the centre of a window; what is farther away is told to be this far."""
 
@@ -88,17 +94,31 @@ class TokenTable(nn.Module):
         self.vocab_size = vocab_size
         self.mask = vocab_size
         self.weight = nn.Parameter(torch.randn(vocab_size + 1, width) * width**-0.5)
+        self.becoming = nn.Parameter(torch.zeros(vocab_size, NUM_WAYS, width))
+        """What each token becomes, by way."""
 
 
-class CellEmbedding(nn.Module):
+class ReadsTable(nn.Module):
+    """A part that reads the table, which is not its own: it would be saved and sent once for each that reads it."""
+
+    def __init__(self, table: TokenTable) -> None:
+        super().__init__()
+        self._read = (table,)
+
+    @property
+    def table(self) -> TokenTable:
+        """The vocabulary."""
+        return self._read[0]
+
+
+class CellEmbedding(ReadsTable):
     """A cell's slot: its last tokens, their ages, when it was seen, and the token it has next, or MASK.
 
     Every part has a table of its own, made from the shared one; the sum is a single lookup.
     """
 
     def __init__(self, table: TokenTable, width: int) -> None:
-        super().__init__()
-        self.table = table
+        super().__init__(table)
         self.parts = nn.Parameter(torch.randn(DEPTH + 1, table.weight.shape[1], width) * width**-0.5)
         self.ages = nn.Parameter(torch.randn((DEPTH + 1) * NUM_AGE_BUCKETS, width) * 0.02)
 
@@ -144,12 +164,11 @@ class Encoded:
 
 @dataclass(slots=True)
 class Outcome:
-    """Features from which the answers are read: cells (N, P, D), agents (N, D), status (N, S, D)."""
+    """Features from which the answers are read: cells (N, P, D), agents (N, D)."""
 
     slots: Slots
     cells: Tensor
     agents: Tensor
-    status: Tensor
     arrived: Tensor | None = None
     """(N, P, E) what whoever stands on a cell by then looks like; None on screens."""
     finish: nn.Module | None = None
@@ -186,10 +205,14 @@ class Dynamics(nn.Module):
         nn.init.normal_(self.identity.weight, std=0.02)
         nn.init.normal_(self.action.weight, std=0.3)
         nn.init.normal_(self.displacement.weight, std=0.3)
-        self.status_token = nn.Linear(2 * config.token_width, width)
+        self.status_token = nn.Linear(config.token_width, width)
         self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.3)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
+        self.status_change = nn.Linear(max(status_cells, 1) * config.token_width, width, bias=False)
+        self.unknown_change = nn.Parameter(torch.randn(config.token_width) * config.token_width**-0.5)
         nn.init.normal_(self.status_token.weight, std=0.15)
+        # As loud as a displacement.
+        nn.init.normal_(self.status_change.weight, std=0.2)
         self.memory_slots = nn.Linear(memory_size, NUM_MEMORY_SLOTS * width)
         with torch.no_grad():
             self.memory_slots.weight.mul_(config.memory_gain)
@@ -198,6 +221,8 @@ class Dynamics(nn.Module):
         self.intent = nn.Linear(width, width)
         self.arrival = nn.Linear(width, width)
         self.reach = nn.Linear(2 * width, width)
+        self.encounters = Encounters(config, num_actions) if has_pose else None
+        self.status_block = GatedMLP(width, config.hidden)
         self.appearance = nn.Linear((1 + status_cells) * config.token_width, config.token_width, bias=False)
         with torch.no_grad():
             # At first, an agent looks like what is on its cell.
@@ -220,11 +245,10 @@ class Dynamics(nn.Module):
         self.status_head = TokenHead(self.table, width, num_candidates=1)
         self.action_head = nn.Sequential(RMSNorm(width), nn.Linear(width, num_actions))
 
-    def encode(self, slots: Slots, given_tokens: Tensor, given_status: Tensor) -> Encoded:
-        """Encode the windows, with next tokens (B, A, H, W) and status (B, A, S) given or MASK."""
+    def encode(self, slots: Slots, given_tokens: Tensor) -> Encoded:
+        """Encode the windows, with next tokens (B, A, H, W) given or MASK."""
         cells = self.cell_embedding(slots.tokens.flatten(0, 1), slots.ages.flatten(0, 1), given_tokens.flatten(0, 1))
-        pair = torch.stack([slots.status, given_status], dim=-1).flatten(0, 1)
-        status = self.status_token(self.table.weight[pair].flatten(-2)) + self.status_place
+        status = self.status_token(self.table.weight[slots.status.flatten(0, 1)]) + self.status_place
         memory = self.memory_slots(slots.memory.flatten(0, 1))
         # As a share, so that who comes before whom is told alike among few and many.
         turn = self.turn(slots.turns[..., None] / slots.turns.shape[1])
@@ -242,6 +266,8 @@ class Dynamics(nn.Module):
         """Let the joint action (B, A) enter at the agents' cells, and world events at their places."""
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
+        if self.encounters is not None:
+            agents = agents + self.encounters(slots, actions).flatten(0, 1)
         cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses)
         if self.event is not None:
             cells = self._befall(cells, slots, self._events(slots))
@@ -254,10 +280,21 @@ class Dynamics(nn.Module):
         """Return (B, A, 10) over displacement classes."""
         return self.displacement_head(acted.agents).unflatten(0, acted.slots.poses.shape[:2])  # type: ignore[no-any-return]
 
-    def outcome(self, acted: Encoded, displacement: Tensor) -> Outcome:
-        """Return features of what follows, given displacement classes (B, A) or UNKNOWN_DISPLACEMENT."""
+    def status_logits(self, acted: Encoded, displacement: Tensor) -> Tensor:
+        """Return logits (N, S, V) of next status tokens, given displacement classes (B, A)."""
+        agents = acted.agents + self.displacement(displacement.flatten())
+        status = self.status_block(acted.status + agents[:, None])
+        return self.status_head(status, acted.slots.status.flatten(0, 1)[..., None])  # type: ignore[no-any-return]
+
+    def outcome(self, acted: Encoded, displacement: Tensor, status: Tensor) -> Outcome:
+        """Return features of what follows, given displacement classes (B, A) and next status tokens (B, A, S).
+
+        UNKNOWN_DISPLACEMENT and MASK stand for what is not known.
+        """
         slots = acted.slots
         agents = acted.agents + self.displacement(displacement.flatten())
+        if status.shape[2]:
+            agents = agents + self._changed(slots.status, status).flatten(0, 1)
         moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
             [displacement // 3 - 1, displacement % 3 - 1], dim=-1
         )
@@ -267,7 +304,7 @@ class Dynamics(nn.Module):
         if self.has_pose:
             nobody = acted.appearance.new_zeros(*cells.shape[:3], acted.appearance.shape[-1])
             arrived = self._place(nobody, slots, acted.appearance, slots.poses + moved).flatten(1, 2)
-        own, place, others, others_place = self._context(slots, cells, agents, acted.status)
+        own, place, others, others_place = self._context(slots, cells, agents)
         finish = None
         for number, block in enumerate(self.outcomes, start=1):
             if isinstance(block, GlobalBlock):
@@ -281,7 +318,7 @@ class Dynamics(nn.Module):
         here = self._at_own_place(cells)
         here = here if finish is None else finish(here)  # type: ignore[operator]
         agents = own[:, 0] + self.final(torch.cat([own[:, 0], here], dim=-1))
-        return Outcome(slots, cells.flatten(1, 2), agents, own[:, 1:], arrived, finish)  # type: ignore[arg-type]
+        return Outcome(slots, cells.flatten(1, 2), agents, arrived, finish)  # type: ignore[arg-type]
 
     def token_logits(self, outcome: Outcome, asked: Tensor | None = None) -> Tensor:
         """Return logits (N, P, V) of next tokens; with `asked`, flat indices (M,) of cells, only those: (M, V)."""
@@ -291,11 +328,6 @@ class Dynamics(nn.Module):
             arrived = None if arrived is None else arrived.flatten(0, 1)[asked]
         cells = cells if outcome.finish is None else outcome.finish(cells)
         return self.cell_head(cells, candidates, arrived)  # type: ignore[no-any-return]
-
-    def status_logits(self, outcome: Outcome) -> Tensor:
-        """Return logits (N, S, V) of next status tokens."""
-        slots = outcome.status + outcome.agents[:, None]
-        return self.status_head(slots, outcome.slots.status.flatten(0, 1)[..., None])  # type: ignore[no-any-return]
 
     def action_logits(self, outcome: Outcome) -> Tensor:
         """Return logits (N, U) of the actions that led to what was given."""
@@ -337,14 +369,19 @@ class Dynamics(nn.Module):
         seen = self.table.weight[torch.cat([own, slots.status], dim=-1).flatten(0, 1)]
         return self.appearance(seen.flatten(1))  # type: ignore[no-any-return]
 
+    def _changed(self, status: Tensor, later: Tensor) -> Tensor:
+        """Return what it means to each agent (B, A, D) that its status (B, A, S) becomes `later`: equal, nothing."""
+        table = self.table.weight
+        unknown = (later == self.table.mask)[..., None]
+        change = torch.where(unknown, self.unknown_change, table[later] - table[status])
+        return self.status_change(change.flatten(2))  # type: ignore[no-any-return]
+
     def _at_own_place(self, cells: Tensor) -> Tensor:
         """Return the cell (N, D) in the centre of each window, where its agent is."""
         return cells[:, cells.shape[1] // 2, cells.shape[2] // 2]
 
-    def _context(
-        self, slots: Slots, cells: Tensor, agents: Tensor, status: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return own slots (N, 1 + S, D), places of all queries, the other slots (N, J, D) and their places.
+    def _context(self, slots: Slots, cells: Tensor, agents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the own slot (N, 1, D), places of all queries, the other slots (N, J, D) and their places.
 
         The others are memory slots, event slots, and the other agents; on screens, hubs stand for those.
         """
@@ -353,8 +390,7 @@ class Dynamics(nn.Module):
         device = agents.device
         rows, cols = torch.arange(height, device=device), torch.arange(width, device=device)
         grid = torch.cartesian_prod(rows, cols) - torch.tensor([height // 2, width // 2], device=device)
-        own = torch.cat([agents[:, None], status.to(agents.dtype)], dim=1)
-        place = torch.cat([grid, grid.new_zeros(own.shape[1], 2)]).expand(num, -1, -1)
+        place = torch.cat([grid, grid.new_zeros(1, 2)]).expand(num, -1, -1)
         memory = self.memory_slots(slots.memory.flatten(0, 1)).unflatten(-1, (NUM_MEMORY_SLOTS, -1))
         others, places = [memory], [place.new_zeros(num, NUM_MEMORY_SLOTS, 2)]
         if self.has_pose:
@@ -375,11 +411,39 @@ class Dynamics(nn.Module):
             others.append(hubs.repeat_interleave(num_agents, dim=0))
             places.append(place.new_zeros(num, hubs.shape[1], 2))
         return (
-            own,
+            agents[:, None],
             place,
             torch.cat([other.to(agents.dtype) for other in others], dim=1),
             torch.cat(places, dim=1).clamp(-_FARTHEST, _FARTHEST),
         )
+
+
+class Encounters(nn.Module):
+    """What each agent learns of those who are near: where they stand, who acts first, and what both do.
+
+    Who gets a cell, or what lies on it, is decided between two; it is heard at once, not over the cells between them.
+    """
+
+    def __init__(self, config: DynamicsConfig, num_actions: int) -> None:
+        super().__init__()
+        width = config.width
+        self.where = nn.Embedding(2 * (2 * _NEAR + 1) ** 2, width)
+        self.own_action = nn.Embedding(num_actions + 1, width)
+        self.other_action = nn.Embedding(num_actions + 1, width)
+        for table in (self.where, self.own_action, self.other_action):
+            nn.init.normal_(table.weight, std=0.3)
+        self.mlp = GatedMLP(width, config.hidden)
+
+    def forward(self, slots: Slots, actions: Tensor) -> Tensor:
+        """Return for each agent (B, A, D) the sum over those within two cells, given the joint action (B, A)."""
+        offset = slots.poses[:, None] - slots.poses[:, :, None]
+        near = (offset.abs() <= _NEAR).all(-1) & ~torch.eye(actions.shape[1], dtype=torch.bool, device=actions.device)
+        offset = offset.clamp(-_NEAR, _NEAR) + _NEAR
+        first = slots.turns[:, None] < slots.turns[:, :, None]
+        where = (offset[..., 0] * (2 * _NEAR + 1) + offset[..., 1]) * 2 + first
+        met = self.where(where) + self.own_action(actions)[:, :, None] + self.other_action(actions)[:, None]
+        # Only what was learned of them: who they are by themselves would be noise in every crowd.
+        return (self.mlp.change(met) * near[..., None]).sum(2)
 
 
 class Hubs(nn.Module):
@@ -404,19 +468,23 @@ class Hubs(nn.Module):
         return self.read(hubs, read, grid.new_zeros(batch, num_hubs, 2), places)  # type: ignore[no-any-return]
 
 
-class TokenHead(nn.Module):
+class TokenHead(ReadsTable):
     """Logits over the vocabulary: by the shared table, plus a pointer to the tokens that the cell remembers.
 
     The pointer lets a rare token (a landmark, what an agent stood on) be named without having been learned. What an
-    agent that comes looks like is added just before the table: so each of its looks is learned from any other.
+    agent that comes looks like is added just before the table: so each of its looks is learned from any other. So is
+    what each token becomes, in a few ways between which the slot decides: three becomes four, or two; a door is opened.
+    Such a map has as many cases as tokens, most of them rare, and each is learned here without bending any other.
     """
 
-    def __init__(self, table: TokenTable, width: int, *, num_candidates: int) -> None:
-        super().__init__()
-        self.table = table
+    def __init__(self, table: TokenTable, width: int, *, num_candidates: int, newest: int = 0) -> None:
+        """Of the candidates, number `newest` is the token that the slot has now."""
+        super().__init__(table)
+        self.newest = newest
         self.norm = RMSNorm(width)
         self.project = nn.Linear(width, table.weight.shape[1])
         self.point = nn.Linear(width, num_candidates)
+        self.way = nn.Linear(width, NUM_WAYS)
         self.bias = nn.Parameter(torch.zeros(table.vocab_size))
 
     def forward(self, x: Tensor, candidates: Tensor, arrived: Tensor | None = None) -> Tensor:
@@ -425,7 +493,8 @@ class TokenHead(nn.Module):
         `arrived` (…, E): what whoever stands there looks like, as embedded tokens.
         """
         x = self.norm(x)
-        named = self.project(x)
+        ways = self._ways[candidates[..., self.newest]]
+        named = self.project(x) + (self.way(x)[..., None] * ways).sum(-2)
         named = named if arrived is None else named + arrived.to(named.dtype)
         logits = nn.functional.linear(named, self._answers.to(named.dtype)).float() + self.bias
         logits = logits.scatter_add(-1, candidates, self.point(x).float())
@@ -435,3 +504,7 @@ class TokenHead(nn.Module):
     @property
     def _answers(self) -> Tensor:
         return self.table.weight[:-1]
+
+    @property
+    def _ways(self) -> Tensor:
+        return _LOUD * self.table.becoming

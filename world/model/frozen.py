@@ -97,16 +97,23 @@ class _ShortHead(TokenHead):
     """`TokenHead` over the first tokens alone."""
 
     answers: Tensor
+    ways: Tensor
 
     def __init__(self, head: TokenHead, num_tokens: int) -> None:
         nn.Module.__init__(self)
-        self.norm, self.project, self.point = head.norm, head.project, head.point
+        self.norm, self.project, self.point, self.way = head.norm, head.project, head.point, head.way
+        self.newest = head.newest
         self.register_buffer("answers", head.table.weight[:num_tokens].detach().clone())
         self.register_buffer("bias", head.bias[:num_tokens].detach().clone())
+        self.register_buffer("ways", head._ways.detach().clone())
 
     @property
     def _answers(self) -> Tensor:
         return self.answers
+
+    @property
+    def _ways(self) -> Tensor:
+        return self.ways
 
 
 class _Packed(nn.Module):
@@ -150,9 +157,14 @@ class _PackedMLP(GatedMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
+        return self.back.plus(self._hidden(flat), flat).view_as(x)
+
+    def change(self, x: Tensor) -> Tensor:
+        return self.back(self._hidden(x.flatten(0, -2))).view_as(x)  # type: ignore[no-any-return]
+
+    def _hidden(self, flat: Tensor) -> Tensor:
         normed = _scaled(flat)
-        hidden = self.value.times(normed, self.gate.silu(normed))
-        return self.back.plus(hidden, flat).view_as(x)
+        return self.value.times(normed, self.gate.silu(normed))
 
 
 class _PackedLocal(LocalBlock):

@@ -3,7 +3,7 @@
 Axes: B worlds, A agents, H × W cells of a window, S status cells, V tokens, U actions, Z bins, M cells asked for.
 
 The same weights answer
-- dynamics: actions given, what follows asked for; displacements first, then cells and status given those;
+- dynamics: actions given, what follows asked for; displacements first, then status given those, then cells given both;
 - inverse dynamics: what follows given, actions asked for;
 - filling: cells that nobody has seen yet, asked for among the cells that follow;
 - filtering: a part of what follows given, as in a partial view, and the other cells asked for.
@@ -59,7 +59,7 @@ class Answer:
         told = {"actions": actions, "displacement": displacement, "tokens": tokens, "status": status}
         known = {name: tensor for name, tensor in told.items() if tensor is not None}
         answer = Answer(self._model, replace(self.query, **known))  # type: ignore[arg-type]
-        if not known.keys() & {"tokens", "status"}:
+        if "tokens" not in known:
             answer._encoded_before = self._encoded_before
             answer._acted_before = None if "actions" in known else self._acted_before
         return answer
@@ -83,7 +83,7 @@ class Answer:
         return self._by_agent(self._model.value(*self._model.behaviour_inputs(self._encoded)))
 
     def displacement_logits(self) -> Tensor:
-        """Return (B, A, 10) over displacement classes, before they or the cells are known."""
+        """Return (B, A, 10) over displacement classes, before they, the status or the cells are known."""
         return self._model.dynamics.displacement_logits(self._acted)
 
     def token_logits(self, asked: Tensor | None = None) -> Tensor:
@@ -92,8 +92,8 @@ class Answer:
         return logits if asked is not None else logits.view(*self.query.slots.tokens.shape[:4], -1)
 
     def status_logits(self) -> Tensor:
-        """Return (B, A, S, V) of the status that follows."""
-        return self._by_agent(self._model.dynamics.status_logits(self._outcome))
+        """Return (B, A, S, V) of the status that follows, given displacements, before the cells are known."""
+        return self._by_agent(self._model.dynamics.status_logits(self._acted, self._moved))
 
     def action_logits(self) -> Tensor:
         """Return (B, A, U) of the actions that led to what is given."""
@@ -110,10 +110,9 @@ class Answer:
     @property
     def _encoded(self) -> Encoded:
         if self._encoded_before is None:
-            slots, mask = self.query.slots, self._model.mask
-            tokens = _or_all(self.query.tokens, slots.tokens[..., 0], mask)
-            status = _or_all(self.query.status, slots.status, mask)
-            self._encoded_before = self._model.dynamics.encode(slots, tokens, status)
+            slots = self.query.slots
+            tokens = _or_all(self.query.tokens, slots.tokens[..., 0], self._model.mask)
+            self._encoded_before = self._model.dynamics.encode(slots, tokens)
         return self._encoded_before
 
     @property
@@ -126,9 +125,13 @@ class Answer:
     @property
     def _outcome(self) -> Outcome:
         if self._outcome_before is None:
-            moved = _or_all(self.query.displacement, self.query.slots.turns, UNKNOWN_DISPLACEMENT)
-            self._outcome_before = self._model.dynamics.outcome(self._acted, moved)
+            status = _or_all(self.query.status, self.query.slots.status, self._model.mask)
+            self._outcome_before = self._model.dynamics.outcome(self._acted, self._moved, status)
         return self._outcome_before
+
+    @property
+    def _moved(self) -> Tensor:
+        return _or_all(self.query.displacement, self.query.slots.turns, UNKNOWN_DISPLACEMENT)
 
     def _by_agent(self, x: Tensor) -> Tensor:
         return x.view(*self.query.slots.poses.shape[:2], *x.shape[1:])
