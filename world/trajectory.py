@@ -151,10 +151,11 @@ class ChunkBuilder:
 def turns_at(tick: int, num_agents: int, order: TurnOrder) -> Uint8Array:
     """Return each agent's place (A,) in the order of acting in the tick that follows world tick `tick`.
 
-    World tick 1 is a reset, so the first action, with agent 0 first, follows it.
+    World tick 1 is a reset, so the first action, with agent 0 first, follows it; the last of one tick is first in the
+    next.
     """
     shift = tick - 1 if order == "rotating" else 0
-    return ((np.arange(num_agents) - shift) % num_agents).astype(np.uint8)
+    return ((np.arange(num_agents) + shift) % num_agents).astype(np.uint8)
 
 
 def displacement_class(before: Int32Array, after: Int32Array) -> Uint8Array:

@@ -10,6 +10,7 @@ from tests.model_cases import CountingEnv, CyclingPolicy, counting_ticker, count
 from world import live as live_module
 from world.envs.catalog import make_env
 from world.envs.grounded import Int32Array, Stepped
+from world.envs.homestead.rules import Simulation
 from world.errors import ConfigError, EnvironmentUnusable, LivingWorldsError
 from world.live import LiveWorld, begin, fork_dream, resume
 from world.model.tokenizer import PatchTokenizer, build_codebook
@@ -25,8 +26,8 @@ def _copy(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, field=snapshot.field.copy(), poses=snapshot.poses.copy(), memory=snapshot.memory.copy())
 
 
-def _homestead_ticker(*, version: int = 0) -> Ticker:
-    env = make_env(HOMESTEAD)
+def _homestead_ticker(*, version: int = 0, env_name: str = HOMESTEAD) -> Ticker:
+    env = make_env(env_name)
     env.reset(1)
     tokenizer = PatchTokenizer(env.spec.layout, build_codebook(env.survey(), 200), 256)  # type: ignore[attr-defined]
     ticker = Ticker(env.spec, tokenizer, TickConfig(), small_config())
@@ -329,3 +330,21 @@ def test_a_margin_that_a_move_would_leave_is_refused() -> None:
 def _resume_with(monkeypatch: pytest.MonkeyPatch, make: Callable[..., CountingEnv]) -> None:
     monkeypatch.setattr(live_module, "make_env", make)
     monkeypatch.setattr(live_module, "make_policy", lambda *_: CyclingPolicy())
+
+
+def test_agents_act_in_the_order_that_the_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    acted: list[int] = []
+    act = Simulation._act
+
+    def listen(self: Simulation, agent: int, action: int) -> None:
+        acted.append(agent)
+        act(self, agent, action)
+
+    monkeypatch.setattr(Simulation, "_act", listen)
+    name = "homestead:16x16x4"
+    ticker, world = _homestead_ticker(env_name=name), begin(WorldId("w"), env_name=name, seed=3, memory_size=4)
+    for _ in range(12):
+        acted.clear()
+        row = ticker.tick([world])[0].row
+        if row is not None:
+            assert np.argsort(row.turns[0]).tolist() == acted
