@@ -14,13 +14,11 @@ from actors.world_host import WorldHost
 from learner.allocation import keep_freed_memory
 from world.model.tokenizer_files import load_tokenizer
 from world.model.world_model import WorldModelConfig
+from world.store.link import PROMPTLY_S
 from world.store.records import Durability
 from world.store.redis_store import RedisWorldStore
 from world.tick import TickConfig, Ticker
 from world.warmup import TOKENIZER_FILE, spec_of
-
-_ANSWER_WITHIN_S = 5.0
-"""A host whose store is silent for longer says so, and asks again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +48,7 @@ def build_host(
         settings.redis_url,
         durability=settings.durability,
         lease_s=settings.host.lease_s,
-        timeout_s=_ANSWER_WITHIN_S,
+        timeout_s=PROMPTLY_S,
     )
     host = WorldHost(
         name,

@@ -11,14 +11,13 @@ from world.store.archive import Archive
 from world.store.archiver import Archiver
 from world.store.history import History
 from world.store.lineage import Lineage
+from world.store.link import PROMPTLY_S
 from world.store.redis_store import RedisWorldStore
 
 EVERY_S = 5.0
 _SWEEP_EVERY = 120
 """Passes between two looks for what nobody refers to."""
 _STOP_WITHIN_S = 10.0
-_ANSWER_WITHIN_S = 5.0
-"""A store that takes longer is asked again with the next pass."""
 
 
 class ArchivingThread:
@@ -52,7 +51,7 @@ class ArchivingThread:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                with closing(RedisWorldStore.connect(self._url, timeout_s=_ANSWER_WITHIN_S)) as store:
+                with closing(RedisWorldStore.connect(self._url, timeout_s=PROMPTLY_S)) as store:
                     self._go_on(store)
             except StoreUnavailable:
                 self._stopped.wait(self._every_s)

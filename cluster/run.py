@@ -36,7 +36,7 @@ from world.envs.grounded import EnvSpec
 from world.errors import LivingWorldsError, UnknownWorld
 from world.model.tokenizer_files import load_tokenizer
 from world.snapshot import WorldId
-from world.store.link import PATIENCE_S
+from world.store.link import PATIENCE_S, PROMPTLY_S
 from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
 from world.warmup import TOKENIZER_FILE
@@ -44,8 +44,6 @@ from world.warmup import TOKENIZER_FILE
 _DEFAULT_PRESET = "homestead-tiny"
 _SHOW_EVERY_S = 0.5
 _WRITE_EVERY_S = 1.0
-_ANSWER_WITHIN_S = 5.0
-"""Of the store, while the run goes on: everybody waits for whoever asks, and it is asked again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +97,7 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))
         store = stack.enter_context(closing(_connected(server, config, PATIENCE_S)))
-        asked = stack.enter_context(closing(_connected(server, config, _ANSWER_WITHIN_S)))
+        asked = stack.enter_context(closing(_connected(server, config, PROMPTLY_S)))
         run_id = stored[0] if stored else folder.begin(config)
         console = stack.enter_context(
             RunConsole(out, minutes=request.minutes, samples_per_insert=config.limiter.samples_per_insert)

@@ -20,6 +20,7 @@ from world.field import UNSEEN, Uint16Array, age_buckets
 KEPT: Final = 8
 """R: of each true token, the newest wrong ones that were drawn in its place."""
 _ON_ONESELF: Final = 4.0
+"""How much more often an agent is shown wrongly where it stands itself than any other cell is."""
 _NOW: Final = age_buckets(np.zeros(1, np.int32), 0)[0]
 
 Columns = Mapping[str, NDArray[np.generic]]

@@ -10,9 +10,10 @@ from world.envs.grounded import BY_CHANCE, EnvSpec, Int32Array, Observed, Steppe
 from world.errors import EnvironmentUnusable
 from world.event import MAX_EVENTS
 from world.live import LiveWorld, begin
-from world.model.dynamics import DynamicsConfig, TokenHead
+from world.model.dynamics import DynamicsConfig
 from world.model.slots import Slots
 from world.model.tokenizer import DiscreteTokenizer, PatchTokenizer, Tokenizer, build_codebook
+from world.model.tokens import TokenHead
 from world.model.world_model import WorldModel, WorldModelConfig
 from world.snapshot import Snapshot, WorldId
 from world.tick import TickConfig, Ticker

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from learner.peers.frames import Frames
 from world.model.blocks import GlobalBlock, RMSNorm, rotation, turned
-from world.model.dynamics import TokenHead, TokenTable
+from world.model.tokens import TokenHead, TokenTable
 
 _REACH = 3
 """Side of the neighbourhood whose tokens may be pointed to: an agent that moves by one scrolls its view by one."""

@@ -15,18 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from world.errors import ConfigError
-from world.field import DEPTH, NUM_AGE_BUCKETS
+from world.field import DEPTH
 from world.model.blocks import CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
 from world.model.memory.recall import RecallSlots
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
+from world.model.tokens import CellEmbedding, TokenHead, TokenTable
 from world.trajectory import NUM_DISPLACEMENTS
 
 NUM_IDENTITIES = 64
 NUM_MEMORY_SLOTS = 2
-NUM_WAYS = 4
-"""In which a token may become another."""
-_LOUD = 8.0
-"""How far a step of learning moves what a token becomes: a few dozen examples are to do."""
 _NEAR = 2
 """Cells, in rows and columns, within which an agent meets another: both may head for the cell between them."""
 _FARTHEST = 32
@@ -84,61 +81,6 @@ class DynamicsConfig:
     def early_block(self) -> nn.Module:
         """Return a new block over cells before the outcome."""
         return LocalBlock(self.width, self.hidden) if self.mixing == "local" else CellAttention(self.global_block())
-
-
-class TokenTable(nn.Module):
-    """The vocabulary, shared by what is read and what is asked: 0 is UNSEEN, the last is MASK."""
-
-    def __init__(self, vocab_size: int, width: int) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
-        self.mask = vocab_size
-        self.weight = nn.Parameter(torch.randn(vocab_size + 1, width) * width**-0.5)
-        self.becoming = nn.Parameter(torch.zeros(vocab_size, NUM_WAYS, width))
-        """What each token becomes, by way."""
-
-
-class ReadsTable(nn.Module):
-    """A part that reads the table, which is not its own: it would be saved and sent once for each that reads it."""
-
-    def __init__(self, table: TokenTable) -> None:
-        super().__init__()
-        self._read = (table,)
-
-    @property
-    def table(self) -> TokenTable:
-        """The vocabulary."""
-        return self._read[0]
-
-
-class CellEmbedding(ReadsTable):
-    """A cell's slot: its last tokens, their ages, when it was seen, and the token it has next, or MASK.
-
-    Every part has a table of its own, made from the shared one; the sum is a single lookup.
-    """
-
-    def __init__(self, table: TokenTable, width: int) -> None:
-        super().__init__(table)
-        self.parts = nn.Parameter(torch.randn(DEPTH + 1, table.weight.shape[1], width) * width**-0.5)
-        self.ages = nn.Parameter(torch.randn((DEPTH + 1) * NUM_AGE_BUCKETS, width) * 0.02)
-
-    def forward(self, tokens: Tensor, ages: Tensor, given: Tensor) -> Tensor:
-        """Return (N, H, W, D) from tokens (N, H, W, K), ages (N, H, W, K + 1) and given next tokens (N, H, W)."""
-        index = self.index(tokens, ages, given, len(self.table.weight))
-        summed = nn.functional.embedding_bag(index.flatten(0, -2), self.summed(), mode="sum")
-        return summed.view(*given.shape, -1)
-
-    def summed(self) -> Tensor:
-        """Return the tables of all parts, one below the other: (K + 1)·(V + 1) tokens, then (K + 1) × ages."""
-        vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
-        return torch.cat([vocabulary.float(), self.ages])
-
-    @staticmethod
-    def index(tokens: Tensor, ages: Tensor, given: Tensor, num_tokens: int) -> Tensor:
-        """Return the rows (N, H, W, 2K + 2) of `summed` that make a cell; the shared table has `num_tokens`."""
-        parts = torch.arange(DEPTH + 1, device=tokens.device)
-        age_offsets = parts * NUM_AGE_BUCKETS + (DEPTH + 1) * num_tokens
-        return torch.cat([torch.cat([tokens, given[..., None]], -1) + parts * num_tokens, ages + age_offsets], -1)
 
 
 @dataclass(slots=True)
@@ -466,45 +408,3 @@ class Hubs(nn.Module):
         places = torch.cat([grid, grid.new_zeros(1, 2)]).repeat(num_agents, 1).expand(batch, -1, -1)
         hubs = self.start.to(cells.dtype).expand(batch, -1, -1)
         return self.read(hubs, read, grid.new_zeros(batch, num_hubs, 2), places)  # type: ignore[no-any-return]
-
-
-class TokenHead(ReadsTable):
-    """Logits over the vocabulary: by the shared table, plus a pointer to the tokens that the cell remembers.
-
-    The pointer lets a rare token (a landmark, what an agent stood on) be named without having been learned. What an
-    agent that comes looks like is added just before the table: so each of its looks is learned from any other. So is
-    what each token becomes, in a few ways between which the slot decides: three becomes four, or two; a door is opened.
-    Such a map has as many cases as tokens, most of them rare, and each is learned here without bending any other.
-    """
-
-    def __init__(self, table: TokenTable, width: int, *, num_candidates: int, newest: int = 0) -> None:
-        """Of the candidates, number `newest` is the token that the slot has now."""
-        super().__init__(table)
-        self.newest = newest
-        self.norm = RMSNorm(width)
-        self.project = nn.Linear(width, table.weight.shape[1])
-        self.point = nn.Linear(width, num_candidates)
-        self.way = nn.Linear(width, NUM_WAYS)
-        self.bias = nn.Parameter(torch.zeros(table.vocab_size))
-
-    def forward(self, x: Tensor, candidates: Tensor, arrived: Tensor | None = None) -> Tensor:
-        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer.
-
-        `arrived` (…, E): what whoever stands there looks like, as embedded tokens.
-        """
-        x = self.norm(x)
-        ways = self._ways[candidates[..., self.newest]]
-        named = self.project(x) + (self.way(x)[..., None] * ways).sum(-2)
-        named = named if arrived is None else named + arrived.to(named.dtype)
-        logits = nn.functional.linear(named, self._answers.to(named.dtype)).float() + self.bias
-        logits = logits.scatter_add(-1, candidates, self.point(x).float())
-        logits[..., 0] = float("-inf")
-        return logits
-
-    @property
-    def _answers(self) -> Tensor:
-        return self.table.weight[:-1]
-
-    @property
-    def _ways(self) -> Tensor:
-        return _LOUD * self.table.becoming

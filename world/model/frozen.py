@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from world.model.blocks import GatedMLP, GlobalBlock, LocalBlock, RMSNorm, rotation
-from world.model.dynamics import CellEmbedding, TokenHead
+from world.model.tokens import CellEmbedding, TokenHead
 from world.model.world_model import WorldModel
 
 Precision = Literal["auto", "float32", "bfloat16"]

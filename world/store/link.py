@@ -35,6 +35,8 @@ OLDEST_SERVER: Final = (7, 0)
 APPENDFSYNC: Final[Mapping[Durability, str]] = {"process": "everysec", "disk": "always", "replica": "always"}
 PATIENCE_S: Final = 30.0
 """For one answer: a disk or a machine with many neighbours may stand still for seconds, and does not lose anything."""
+PROMPTLY_S: Final = 5.0
+"""For one answer, where others wait for whoever asks: a store that takes longer is silent, and is asked again."""
 MAX_CALLS: Final = 256
 MAX_BYTES: Final = 1 << 20
 """Of one round trip; more are split, so that no world waits behind a megabyte of others."""
