@@ -28,6 +28,7 @@ def test_masks_of_effects_are_compared_cell_by_cell() -> None:
         "no_memory": _mask(".....", "....."),
         "oracle": _mask("xx...", "....."),
         "ceiling": _mask("xx..x", "....."),
+        "replay": _mask("xx...", "x...."),
     }
     found = Effects(counted, masks, np.array([0, 1]))
     assert mask_counts(masks["ours"], found).tolist() == [[1, 1, 1], [0, 1, 0]]
@@ -35,6 +36,7 @@ def test_masks_of_effects_are_compared_cell_by_cell() -> None:
     row = scores.metrics["cf_f1@1"]
     assert row.value == pytest.approx(2 / (2 + 2 + 1)) and row.copy_last == row.no_memory == 0.0
     assert row.oracle == row.ceiling == 1.0 and not scores.unexplained()
+    assert "other luck: 0.800" in scores.reasons["cf_f1@1"]
     found.masks["truth"][:] = False
     assert "no action" in counterfactual_scores({1: found}).reasons["cf_f1@1"]
 

@@ -21,7 +21,8 @@ class Effects:
     counted: BoolArray
     """(P, n) cells in view of truth's agents in either fork, each once."""
     masks: dict[str, BoolArray]
-    """(P, n) by "truth", "ours", "no_memory", "oracle" and "ceiling": where the forks differ."""
+    """(P, n) by "truth", "ours", "no_memory", "oracle", "ceiling", and "replay", truth again with other luck: where the
+    forks differ."""
     episode: NDArray[np.int64]
     """(P,) which world the pair is of."""
 
@@ -47,7 +48,10 @@ def counterfactual_scores(effects: dict[int, Effects], *, seed: int = 0) -> Scor
         if not (found.masks["truth"] & found.counted).any():
             reasons[f"cf_f1@{h}"] = "no action that was tried made a difference"
             continue
-        masks = {name: mask for name, mask in found.masks.items() if name != "truth"}
+        masks = {name: mask for name, mask in found.masks.items() if name not in ("truth", "replay")}
+        if "replay" in found.masks:
+            replayed = f1(mask_counts(found.masks["replay"], found))
+            reasons[f"cf_f1@{h}"] = f"a replay of truth with other luck: {replayed:.3f}"
         masks["copy_last"] = np.zeros_like(found.counted)
         counts = {name: _by_world(mask_counts(mask, found), found.episode) for name, mask in masks.items()}
         metrics[f"cf_f1@{h}"] = row_of(counts, f1, seed=seed, ceiling=None)

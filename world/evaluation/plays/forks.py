@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.evaluation.counterfactual import Effects, Equivalence
-from world.evaluation.plays.stage import Progress, Stage, forget
+from world.evaluation.plays.stage import Progress, Stage, forget, with_other_chance
 from world.field import MAP, SCREEN, UNSEEN, Uint16Array
 from world.live import LiveWorld
 
@@ -66,6 +66,9 @@ def play_counterfactuals(
         draw = np.random.default_rng([seeds[index], 31])
         actions = _pairs_of_actions(world, num_pairs, max(horizons), draw)
         groups = forked(stage, world, 2 * num_pairs)
+        twin = with_other_chance(world)
+        if twin is not None:
+            groups["replay"] = [stage.fork_truth(twin, f"replay-{i}") for i in range(2 * num_pairs)]
         for tick in range(max(horizons)):
             joint = np.concatenate([actions[:, 0, tick], actions[:, 1, tick]])
             for name, worlds in groups.items():
