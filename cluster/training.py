@@ -1,5 +1,6 @@
 """`worlds train`: makes a plan of a preset, trains in this process, and shows how far it is."""
 
+import math
 import shlex
 import sys
 import time
@@ -131,7 +132,8 @@ def one_line(status: TrainingStatus) -> str:
             f" {metrics['displacement'].value:.3f}, {metrics['nll_bits'].value:.2f} bits"
         )
     left_out = f", {status.nonfinite} steps left out" if status.nonfinite else ""
-    return f"step {status.step:,}, loss {status.loss:.3f}, {status.windows_per_s:,.0f} windows/s{left_out}{scores}"
+    loss = "–" if math.isnan(status.loss) else f"{status.loss:.3f}"
+    return f"step {status.step:,}, loss {loss}, {status.windows_per_s:,.0f} windows/s{left_out}{scores}"
 
 
 def _budget(request: TrainingRequest) -> Budget:
