@@ -63,6 +63,8 @@ class Batch:
     """(B·L, A) the action, or that it is asked for."""
     nothing_given: Tensor
     """(B·L,) rows in which all that follows is asked for: the only ones from which a policy may learn."""
+    weights: Tensor
+    """(B·L,) float32: what each row weighs where its action is asked for; less, the more often such rows are drawn."""
 
     @property
     def num_items(self) -> int:
@@ -106,7 +108,7 @@ def make_batch(
     """Fold columns (B, C + L, A, …) of `Transitions`, of which the first C are past, and draw identities and masks.
 
     Where the model has slots for `num_recalled` items, what an episodic memory brings back is found by living through
-    the sequences.
+    the sequences. Without a column of `weights` every row weighs the same.
     """
     recalled = _recalled(columns, past_ticks, num_recalled, has_pose=has_pose) if num_recalled else None
     past = {name: column[:, :past_ticks] for name, column in columns.items()}
@@ -146,7 +148,15 @@ def make_batch(
         given_displacement=torch.where(hide, UNKNOWN_DISPLACEMENT, displacement),
         given_actions=torch.where(unasked, actions, unknown_action),
         nothing_given=rate == 1.0,
+        weights=torch.from_numpy(np.array(_fold(columns["weights"]), np.float32))
+        if "weights" in columns
+        else torch.ones(rows),
     )
+
+
+def _weights(columns: Mapping[str, NDArray[Any]], rows: int) -> Tensor:
+    given = columns.get("weights")
+    return torch.ones(rows) if given is None else torch.from_numpy(np.array(_fold(given), np.float32))
 
 
 def _recalled(

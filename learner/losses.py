@@ -138,13 +138,13 @@ def _status_loss(answer: Answer, batch: Batch) -> Tensor:
 def _action_loss(model: WorldModel, answer: Answer, batch: Batch) -> Tensor:
     """Inverse dynamics: negative log-likelihood of the actions that were asked for."""
     asked = (batch.given_actions == model.dynamics.unknown_action) & _here(batch)
-    return _mean(_surprise(answer.action_logits(), batch.actions), asked)
+    return _mean(_surprise(answer.action_logits(), batch.actions), asked * batch.weights[:, None])
 
 
 def _imitation_loss(log_policy: Tensor, batch: Batch) -> Tensor:
     """Negative log-likelihood of the actions taken, where the next state was not given away."""
     losses = F.nll_loss(log_policy.flatten(0, 1), batch.actions.flatten(), reduction="none").view_as(batch.actions)
-    return _mean(losses, batch.nothing_given[:, None] & _here(batch))
+    return _mean(losses, (batch.nothing_given[:, None] & _here(batch)) * batch.weights[:, None])
 
 
 def _here(batch: Batch) -> Tensor:
@@ -158,5 +158,7 @@ def _surprise(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _mean(losses: Tensor, among: Tensor) -> Tensor:
-    """Return the mean of those losses (…) that are among what is asked (…): of nobody who has left, for one."""
+    """Return the mean of those losses (…) that are among what is asked (…), or weigh as much: of nobody who has left,
+    for one.
+    """
     return (losses * among).sum() / among.sum().clamp(min=1)

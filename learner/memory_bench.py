@@ -79,7 +79,7 @@ def model_config(remembers: Remembers) -> WorldModelConfig:
         hidden=96,
         num_heads=2,
         num_key_heads=1,
-        action_blocks=1,
+        outcome_blocks=("global", "local"),
         token_width=32,
         memory_gain=10.0,
         num_recalled=_NUM_RECALLED if remembers == "episodic" else 0,

@@ -6,13 +6,16 @@ Axes: B sequences, C ticks before a sequence, L ticks of a sequence, A agents.
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from learner.limiter import Grant
 from learner.replay import ReplayShard, ShardState
 from learner.ring import Columns
-from world.envs.grounded import BoolArray
+from world.envs.grounded import NOWHERE, BoolArray
 
-_CANDIDATES: Final = 2
+Float64Array = NDArray[np.float64]
+
+_CANDIDATES: Final = 4
 """Sequences that are drawn for each one that is kept."""
 _NEAR: Final = 3
 """Cells between two agents who may stand in each other's way at the next tick, or reach for one thing."""
@@ -38,8 +41,9 @@ class RecordedSource:
     alone. Half of the sequences begin to remember somewhere among them, as if the episode had begun there: so the
     model meets memories of every length, none included.
 
-    Sequences in which more is at stake are drawn more often. What is at stake is judged by what is given alone, so that
-    what follows it stays as likely as it is.
+    Sequences in which more is at stake, and those of rare actions, are drawn more often. Both are judged by what is
+    given at the first tick that is asked about, so that what follows it stays as likely as it is. Where actions
+    themselves are asked for, `weights` make up for it.
     """
 
     def __init__(self, shard: ReplayShard, *, past_ticks: int, num_draws: int) -> None:
@@ -51,9 +55,10 @@ class RecordedSource:
         """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""
         drawn = self._shard.sample(_CANDIDATES * num_sequences, length).columns
         random = np.random.default_rng(self._num_draws)
-        weights = np.where(eventful(drawn, self._past_ticks), _EVENTFUL, 1.0)
-        kept = random.choice(len(weights), num_sequences, replace=False, p=weights / weights.sum())
+        stakes = np.where(eventful(drawn, self._past_ticks), _EVENTFUL, 1.0) * rarity(drawn, self._past_ticks)
+        kept, weights = chosen(stakes, num_sequences, random)
         columns = {name: column[kept] for name, column in drawn.items()}
+        columns["weights"] = np.broadcast_to(weights[:, None], columns["is_first"].shape)
         if self._past_ticks:
             begins = random.integers(0, self._past_ticks + 1, num_sequences)
             cut = random.random(num_sequences) < 0.5
@@ -63,11 +68,39 @@ class RecordedSource:
 
 
 def eventful(columns: Columns, past_ticks: int) -> BoolArray:
-    """Return which sequences (B,) of columns (B, C + L, …) have agents near each other, or a world event, in L."""
-    poses, events = columns["poses"][:, past_ticks:].astype(np.int64), columns["events"][:, past_ticks:]
-    apart = np.abs(poses[:, :, :, None] - poses[:, :, None]).max(axis=-1)
-    one, other = np.triu_indices(poses.shape[2], 1)
-    near = (apart[:, :, one, other] <= _NEAR).any(axis=(1, 2))
-    befallen = (events[..., 0].astype(np.int64) > 0).any(axis=(1, 2))
+    """Return which sequences (B,) of columns (B, C + L, …) have agents near each other, or an event, after C ticks."""
+    poses, events = columns["poses"][:, past_ticks].astype(np.int64), columns["events"][:, past_ticks]
+    apart = np.abs(poses[:, :, None] - poses[:, None]).max(axis=-1)
+    one, other = np.triu_indices(poses.shape[1], 1)
+    near = (apart[:, one, other] <= _NEAR).any(axis=1)
+    befallen = (events[..., 0].astype(np.int64) > 0).any(axis=1)
     found: BoolArray = near | befallen
     return found
+
+
+def rarity(columns: Columns, past_ticks: int) -> Float64Array:
+    """Return how rare actions are after C ticks of sequences (B,) of columns (B, C + L, …): kinds have equal shares.
+
+    Most of what agents do is to walk, and most of what there is to learn comes of the rest.
+    """
+    actions, here = columns["actions"][:, past_ticks].astype(np.int64), columns["poses"][:, past_ticks, :, 0] != NOWHERE
+    counts = np.bincount(actions[here], minlength=int(actions.max()) + 1)
+    shares: Float64Array = (here / np.maximum(counts, 1)[actions]).sum(axis=1)
+    # Where everybody has left there is nothing to learn, but a sequence that is never drawn has no weight.
+    return np.maximum(shares, 1.0 / actions.size)
+
+
+def chosen(stakes: Float64Array, count: int, random: np.random.Generator) -> tuple[NDArray[np.intp], Float64Array]:
+    """Choose `count` of rows (n,) by their stakes, without repeats; return them, and what each is to weigh (count,).
+
+    Each row waits for an exponential time at the rate of its stakes, and the first are taken. Given when the next would
+    have come, a row was taken with chance 1 − exp(−stakes · time): one over that makes weighted means those of all rows
+    (Cohen and Kaplan 2007, "Summarizing data using bottom-k sketches", section 5). Weights have a mean of 1.
+    """
+    arrivals = random.exponential(1.0 / stakes)
+    order = np.argsort(arrivals)
+    kept = order[:count]
+    if count == len(stakes):
+        return kept, np.ones(count)
+    weights = 1.0 / -np.expm1(-stakes[kept] * arrivals[order[count]])
+    return kept, weights / weights.mean()

@@ -208,7 +208,9 @@ def _ledger(directory: Path, worlds: RecordedWorlds, config: RecordingConfig) ->
     except (msgspec.DecodeError, ValueError) as error:
         raise ReplayError(f"{path}: cannot be read ({error}); delete the directory, and record anew") from error
     free = {name: getattr(config, name) for name in ("worlds_at_once", "num_processes", "budget_bytes")}
-    if ledger.worlds != worlds or replace(ledger.config, **free) != config:
+    # How worlds would be dreamed made no difference to them.
+    held = replace(ledger.worlds, tick=replace(ledger.worlds.tick, dream=worlds.tick.dream))
+    if held != worlds or replace(ledger.config, **free) != config:
         raise ConfigError(
             f"{directory}: holds {ledger.worlds} {ledger.config}, asked for {worlds} {config}; choose another --data"
         )

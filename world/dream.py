@@ -38,8 +38,9 @@ class DreamConfig:
     """K: unmasking passes; each reveals a share of the cells, spread evenly, and the next ones see it."""
     temperature: float = 1.0
     """Of cells and displacements. 0: the most likely."""
-    least_chance: float = 0.0
-    """Of a token, below which it is never drawn: what a network believes of a thousand impossible tokens adds up."""
+    least_chance: float = 0.0003
+    """Of a token or displacement, below which it is never drawn: what a network believes of hundreds of impossible ones
+    adds up. What truly happens less often in a cell never happens then."""
 
     precision: Precision = "auto"
     """What the network computes in. `auto`: bfloat16 on a GPU, and on a CPU that multiplies it natively."""

@@ -74,11 +74,12 @@ def contender(
 def attention_only() -> WorldModelConfig:
     """Return `tiny` with attention in place of all local mixing.
 
-    Two blocks fewer, since attention costs parameters too, and reaches farther than three blocks of 3 × 3.
+    It keeps what agents have to do with each other and with what is beside them (`world.model.relations`). Its gated
+    MLPs are narrower, since attention costs parameters too.
     """
     return replace(
         tiny(),
-        dynamics=DynamicsConfig(mixing="global", encoder_blocks=1, action_blocks=1, outcome_blocks=("global",) * 2),
+        dynamics=DynamicsConfig(mixing="global", hidden=208, outcome_blocks=("global",) * 2),
     )
 
 

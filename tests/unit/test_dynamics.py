@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.model_cases import CountingEnv, homestead_rows, random_slots, small_config, stirred_model
 from world.envs.grounded import EnvSpec, ViewLayout
 from world.model.dynamics import DynamicsConfig, Encoded, Outcome
+from world.model.relations import about, places_about
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.model.world_model import WorldModel, WorldModelConfig, base, small, tiny
 from world.trajectory import NUM_DISPLACEMENTS, STAY
@@ -133,6 +134,50 @@ def test_an_action_reaches_the_cells_around_its_agent_and_those_of_who_stands_th
     assert (model.reward(acted.agents)[0] != model.reward(idle.agents)[0]).any()
 
 
+def test_an_agent_finds_what_lies_where_it_reaches_and_nothing_of_what_lies_elsewhere() -> None:
+    spec = CountingEnv(num_agents=1, map_rows=5, cols=5).spec
+    model = stirred_model(spec, VOCAB)
+    reach, generator = model.dynamics.reach, torch.Generator().manual_seed(0)
+    assert reach is not None
+    width = reach.read.out_features
+    agents, before, after = (torch.randn(shape, generator=generator) for shape in ((1, width), *[(1, 7, 7, width)] * 2))
+    tokens = torch.randn((1, 9, model.dynamics.table.weight.shape[1]), generator=generator)
+    shares = reach.where(agents)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(1))
+    north = torch.zeros(1, 9)
+    north[0, 1] = 1.0
+    found = reach.found(north, agents, tokens, before, after)
+    for place in range(9):
+        y, x = 2 + place // 3, 2 + place % 3
+        for part in range(3):
+            changed = [tokens.clone(), before.clone(), after.clone()]
+            index = (0, place) if part == 0 else (0, y, x)
+            changed[part][index] += 1.0
+            same = torch.equal(reach.found(north, agents, *changed), found)
+            assert same is (place != 1), (place, part)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 4), (5, 6), (6, 5), (11, 11)])
+def test_an_agent_reads_the_cells_that_it_writes_to(height: int, width: int) -> None:
+    pose = torch.tensor([[[40, 70]]])
+    grid = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
+    windows = (pose + grid).view(1, height, width, 2)
+    assert torch.equal(about(windows), places_about(pose)[0])
+
+
+def test_what_an_agent_does_to_where_it_reaches_is_seen_in_all_windows_that_hold_it() -> None:
+    spec = CountingEnv(map_rows=3).spec
+    model = stirred_model(spec, VOCAB)
+    slots = replace(random_slots(spec, VOCAB, batch=1), poses=torch.tensor([[[0, 0], [2, 1]]]))
+    east = torch.zeros(2, 9)
+    east[0, 5] = 1.0
+    nothing = torch.zeros(2, 5, 5, 8)
+    told = model.dynamics._touch(nothing, slots, east, torch.ones(2, 8))
+    expected = torch.zeros(2, 5, 5, 8)
+    expected[0, 2, 3] = expected[1, 0, 2] = 1.0
+    assert torch.equal(told, expected)
+
+
 def test_on_a_screen_an_action_reaches_all_cells_of_its_agent_and_none_of_others() -> None:
     spec = CountingEnv(map_rows=0).spec
     model = stirred_model(spec, VOCAB, small_config(outcome_blocks=("local",)))
@@ -146,7 +191,7 @@ def test_on_a_screen_an_action_reaches_all_cells_of_its_agent_and_none_of_others
 def test_a_window_does_not_depend_on_agents_out_of_it_but_by_attention() -> None:
     spec = CountingEnv(map_rows=3).spec
     far = torch.tensor([[[0, 0], [0, 9]]])
-    for blocks, depends in ((("local",), False), (("local", "global"), True)):
+    for blocks, depends in ((("local",), False), (("local", "global"), True), (("agents",), True)):
         model = stirred_model(spec, VOCAB, small_config(outcome_blocks=blocks))
         slots = replace(random_slots(spec, VOCAB, batch=1), poses=far)
         tokens, status, memory = slots.tokens.clone(), slots.status.clone(), slots.memory.clone()
@@ -284,8 +329,8 @@ def test_an_agent_arrives_where_its_displacement_leads(displacement: int, dy: in
     moved, _ = _outcome(model, slots, displacement=torch.tensor([[displacement]]))
     changed = (moved.cells != stay.cells).any(-1).view(7, 7)
     wanted = torch.zeros(7, 7, dtype=torch.bool)
-    for y, x in ((3, 3), (3 + dy, 3 + dx)):
-        wanted[y - 1 : y + 2, x - 1 : x + 2] = True
+    # Whoever leaves may act upon any cell about it, and a block brings either to the cells beside those.
+    wanted[1:6, 1:6] = wanted[2 + dy : 5 + dy, 2 + dx : 5 + dx] = True
     assert torch.equal(changed, wanted)
 
 

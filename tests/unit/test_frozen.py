@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.model_cases import CountingEnv, random_slots, stirred_model
+from tests.model_cases import CountingEnv, random_slots, small_config, stirred_model
 from world.dream import DreamConfig, Dreamer, Dreamt, seen_afterwards
 from world.errors import ConfigError
 from world.model.blocks import GlobalBlock
@@ -18,6 +18,7 @@ from world.trajectory import displacement_of
 from world.window import views_after
 
 VOCAB = 40
+BLOCKS = [("local", "global"), ("agents", "local")]
 # Torch's compiler imports parts of torch that are deprecated.
 compiles = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -38,10 +39,14 @@ def _answers(model: WorldModel, slots: Slots, *, bfloat16: bool = False) -> dict
 
 
 @pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("blocks", BLOCKS)
 @pytest.mark.parametrize("map_rows", [0, 3, 4])
-def test_in_float32_a_frozen_copy_answers_the_same(map_rows: int, packed: bool) -> None:
+def test_in_float32_a_frozen_copy_answers_the_same(map_rows: int, blocks: tuple[str, ...], packed: bool) -> None:
     env = CountingEnv(num_agents=3, map_rows=map_rows)
-    model, slots = stirred_model(env.spec, VOCAB), random_slots(env.spec, VOCAB, batch=3)
+    model, slots = (
+        stirred_model(env.spec, VOCAB, small_config(outcome_blocks=blocks)),
+        random_slots(env.spec, VOCAB, batch=3),
+    )
     expected, got = (_answers(each, slots) for each in (model, frozen(model, torch.float32, VOCAB, packed=packed)))
     for name, logits in expected.items():
         torch.testing.assert_close(got[name], logits, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
@@ -49,9 +54,10 @@ def test_in_float32_a_frozen_copy_answers_the_same(map_rows: int, packed: bool) 
 
 def test_attention_is_the_same_however_large_its_scores_are() -> None:
     env = CountingEnv(num_agents=3)
-    model, slots = stirred_model(env.spec, VOCAB), random_slots(env.spec, VOCAB, batch=3)
+    model = stirred_model(env.spec, VOCAB, small_config(outcome_blocks=("agents", "global")))
+    slots = random_slots(env.spec, VOCAB, batch=3)
     with torch.no_grad():
-        for block in model.dynamics.outcomes:
+        for block in model.dynamics.outcomes.modules():
             if isinstance(block, GlobalBlock):
                 block.query.weight.mul_(100.0)
     expected, got = (_answers(each, slots) for each in (model, frozen(model, torch.float32, VOCAB)))
@@ -60,9 +66,13 @@ def test_attention_is_the_same_however_large_its_scores_are() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_in_bfloat16_it_is_as_near_as_autocast_is(packed: bool) -> None:
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_in_bfloat16_it_is_as_near_as_autocast_is(blocks: tuple[str, ...], packed: bool) -> None:
     env = CountingEnv(num_agents=3)
-    model, slots = stirred_model(env.spec, VOCAB), random_slots(env.spec, VOCAB, batch=8)
+    model, slots = (
+        stirred_model(env.spec, VOCAB, small_config(outcome_blocks=blocks)),
+        random_slots(env.spec, VOCAB, batch=8),
+    )
     exact = _answers(model, slots)
     trained_as = _answers(model, slots, bfloat16=True)
     got = _answers(frozen(model, torch.bfloat16, VOCAB, packed=packed), slots, bfloat16=True)
@@ -115,10 +125,11 @@ def test_a_dreamer_keeps_its_weights_until_it_is_told_of_new_ones() -> None:
 
 
 @compiles
-@pytest.mark.parametrize("passes", [1, 3])
-def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int) -> None:
+@pytest.mark.parametrize(("passes", "blocks"), [(1, BLOCKS[0]), (3, BLOCKS[0]), (1, BLOCKS[1])])
+def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: tuple[str, ...]) -> None:
     env = CountingEnv(num_agents=3)
-    model, slots = stirred_model(env.spec, VOCAB), random_slots(env.spec, VOCAB, batch=3)
+    config = small_config(outcome_blocks=blocks)
+    model, slots = stirred_model(env.spec, VOCAB, config), random_slots(env.spec, VOCAB, batch=3)
     plain, compiled = (
         Dreamer(model, DreamConfig(passes=passes, precision="float32", compiled=each), margin=1)
         for each in (False, True)
@@ -130,7 +141,7 @@ def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int) -> None:
         for name in ("actions", "displacement", "tokens", "status", "terminated"):
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=f"{name} {attempt}")
         np.testing.assert_allclose(got.rewards, expected.rewards, rtol=1e-3, atol=1e-3)
-        model.load_state_dict(stirred_model(env.spec, VOCAB, seed=9).state_dict())
+        model.load_state_dict(stirred_model(env.spec, VOCAB, config, seed=9).state_dict())
         for dreamer in (plain, compiled):
             dreamer.renew()
 

@@ -13,7 +13,7 @@ import torch
 from learner import training
 from learner.checkpoint import load_newest, save_checkpoint
 from learner.learner import LearnerConfig
-from learner.recorded import RecordedSource, eventful
+from learner.recorded import RecordedSource, chosen, eventful, rarity
 from learner.recording import SEGMENTS, RecordingConfig
 from learner.replay import ReplayShard
 from learner.restored import restore
@@ -21,6 +21,7 @@ from learner.schedule import ToZero
 from learner.train import TrainingPlan, train
 from learner.training import Budget, TrainingConfig, TrainingStatus
 from tests.model_cases import small_config
+from world.envs.grounded import NOWHERE
 from world.errors import CheckpointError, ConfigError
 from world.warmup import WarmupConfig
 
@@ -136,13 +137,46 @@ def test_a_sequence_is_eventful_where_agents_are_near_or_something_befalls_them(
     assert eventful({"poses": poses, "events": events}, 2).tolist() == [False, True, False, True]
 
 
-def test_eventful_sequences_are_drawn_more_often_and_none_is_left_out(data: Path, tmp_path: Path) -> None:
+def test_eventful_sequences_and_rare_actions_are_drawn_more_often_and_none_is_left_out(
+    data: Path, tmp_path: Path
+) -> None:
     train(_plan(tmp_path, data, steps=1), command="")
     with closing(ReplayShard(_plan(tmp_path, data).recording.replay(), data / SEGMENTS)) as shard:
-        plain = np.concatenate([eventful(shard.sample(64, 1).columns, 0) for _ in range(20)]).mean()
+        plain = [shard.sample(64, 1).columns for _ in range(20)]
         source = RecordedSource(shard, past_ticks=0, num_draws=0)
-        chosen = np.concatenate([eventful(source.draw(64, 1), 0) for _ in range(20)]).mean()
-    assert 0.1 < plain < 0.9 and plain + 0.05 < chosen < 1.0
+        drawn = [source.draw(64, 1) for _ in range(20)]
+    at_stake, in_all = (np.concatenate([eventful(columns, 0) for columns in of]) for of in (drawn, plain))
+    assert 0.1 < in_all.mean() < 0.9 and in_all.mean() + 0.05 < at_stake.mean() < 1.0
+    actions, all_actions = (np.concatenate([columns["actions"][:, 0] for columns in of]) for of in (drawn, plain))
+    rare = np.argsort(np.bincount(all_actions.ravel(), minlength=10))[:5]
+    weights = np.concatenate([columns["weights"][:, 0] for columns in drawn])
+    share, in_truth = np.isin(actions, rare).mean(), np.isin(all_actions, rare).mean()
+    assert share > 1.2 * in_truth
+    weighed = (np.isin(actions, rare).mean(axis=1) * weights).sum() / weights.sum()
+    assert abs(weighed - in_truth) < 0.5 * (share - in_truth)
+
+
+def test_rare_actions_weigh_as_much_as_common_ones_and_past_ones_or_of_who_has_left_nothing() -> None:
+    actions = np.zeros((5, 3, 2), np.int32)
+    actions[:, :2] = 7
+    actions[3, 2], actions[4, 2] = (0, 5), (3, 3)
+    poses = np.zeros((5, 3, 2, 2), np.int32)
+    poses[4] = NOWHERE
+    shares = rarity({"actions": actions, "poses": poses}, 2)
+    np.testing.assert_allclose(shares, [2 / 7, 2 / 7, 2 / 7, 1 / 7 + 1, 1 / 10])
+
+
+def test_what_is_drawn_more_often_weighs_less_where_it_is_asked_for() -> None:
+    random = np.random.default_rng(0)
+    is_rare = np.arange(40) % 8 == 0
+    stakes = np.where(is_rare, 5.0, 1.0)
+    draws = [chosen(stakes, 10, random) for _ in range(2000)]
+    drawn = np.mean([is_rare[kept].mean() for kept, _ in draws])
+    weighed = np.mean([(is_rare[kept] * weights).sum() / weights.sum() for kept, weights in draws])
+    assert all(len(set(kept.tolist())) == 10 for kept, _ in draws)
+    assert drawn > 0.3 and weighed == pytest.approx(1 / 8, abs=0.015)
+    kept, weights = chosen(stakes, 40, random)
+    assert sorted(kept) == list(range(40)) and (weights == 1.0).all()
 
 
 def test_impossible_budgets_are_refused() -> None:

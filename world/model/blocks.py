@@ -1,4 +1,4 @@
-"""The two kinds of mixing: local over neighbouring cells, global over all slots.
+"""The kinds of mixing: local over neighbouring cells, global over all slots, and of agents over all slots.
 
 Axes: N windows, H × W cells of a window, P = H·W, Q query slots, S key slots, D width, d width of one head.
 """
@@ -142,3 +142,29 @@ class CellAttention(nn.Module):
         place = torch.cartesian_prod(rows, cols).expand(num, -1, -1)
         mixed: Tensor = self.block(x.flatten(1, 2), x[:, 0, :0], place, place[:, :0])
         return mixed.view_as(x)
+
+
+class AgentBlock(nn.Module):
+    """Attention of the agents alone, over all there is; the cells of a window hear of it through its agent.
+
+    All cells would ask the same few things of what is far away, at nine times the multiplications.
+    """
+
+    def __init__(self, block: GlobalBlock, width: int) -> None:
+        super().__init__()
+        self.block = block
+        self.norm = RMSNorm(width)
+        self.tell = nn.Linear(width, width)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
+
+    def forward(
+        self, cells: Tensor, own: Tensor, others: Tensor, place: Tensor, others_place: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return cells (N, H, W, D) and agents (N, 1, D), who attend to the cells and to others (N, S, D).
+
+        Places (N, H·W + 1, 2), of the cells and the agent, and (N, S, 2) are rows and columns relative to the window.
+        """
+        read = torch.cat([cells.flatten(1, 2), others.to(cells.dtype)], dim=1)
+        own = self.block(own, read, place[:, -1:], torch.cat([place[:, :-1], others_place], dim=1))
+        return cells + self.tell(self.norm(own))[:, :, None].to(cells.dtype), own

@@ -3,9 +3,10 @@
 Axes: B worlds, A agents, N = B·A windows, H × W cells (P = H·W), K tokens a cell remembers, S status cells,
 D width, V tokens, U actions, E event slots, J things placed, M rows asked for.
 
-One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells; what becomes of
-each agent is read there, its displacement and then its status; given both, the cells follow. Cells sampled without
-them would now and then lose an agent, or make two of it, or fell a tree of which nobody gets the wood.
+One pass answers in order. The state of all windows is encoded; actions enter at the agents' cells and where they
+reach; what becomes of each agent is read there, its displacement and then its status; given both, the cells follow.
+Cells sampled without them would now and then lose an agent, or make two of it, or fell a tree of which nobody gets the
+wood.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,15 @@ from torch import Tensor, nn
 
 from world.errors import ConfigError
 from world.field import DEPTH
-from world.model.blocks import CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
+from world.model.blocks import AgentBlock, CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
 from world.model.memory.recall import RecallSlots
+from world.model.relations import Encounters, Hubs, Reach, about, places_about
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.model.tokens import CellEmbedding, TokenHead, TokenTable
 from world.trajectory import NUM_DISPLACEMENTS
 
 NUM_IDENTITIES = 64
 NUM_MEMORY_SLOTS = 2
-_NEAR = 2
-"""Cells, in rows and columns, within which an agent meets another: both may head for the cell between them."""
 _FARTHEST = 32
 """Cells from the centre of a window; what is farther away is told to be this far."""
 
@@ -41,13 +41,14 @@ class DynamicsConfig:
     num_key_heads: int = 2
     encoder_blocks: int = 1
     """Blocks before actions are known; the policy reads their output."""
-    action_blocks: int = 3
-    """Blocks between the actions and the displacements: two agents who head for one cell are up to two apart, and who
-    follows another hears a block later whether that one went."""
+    action_blocks: int = 1
+    """Blocks between the actions and the displacements."""
     mixing: Literal["local", "global"] = "local"
     """Kind of the blocks before the outcome. Global ones are for comparison (`learner.peers`)."""
-    outcome_blocks: tuple[str, ...] = ("global", "local")
-    """Blocks between the displacements and the cells, in order."""
+    outcome_blocks: tuple[str, ...] = ("agents", "local")
+    """Blocks between the displacements and the cells, in order: `local` over neighbouring cells, `global` over all
+    slots, `agents` of the agents over all slots, of which cells hear through their own agent. A screen, where every
+    cell may come from anywhere, has `global` ones for `agents`."""
     token_width: int = 64
     """Width in which tokens are embedded and told apart."""
     memory_gain: float = 1.0
@@ -69,8 +70,8 @@ class DynamicsConfig:
             raise ConfigError(f"dynamics.memory_gain must be positive, got {self.memory_gain}")
         if self.num_recalled < 0:
             raise ConfigError(f"dynamics.num_recalled must be >= 0, got {self.num_recalled}")
-        if unknown := set(self.outcome_blocks) - {"local", "global"}:
-            raise ConfigError(f"dynamics.outcome_blocks are 'local' or 'global', got {sorted(unknown)}")
+        if unknown := set(self.outcome_blocks) - {"local", "global", "agents"}:
+            raise ConfigError(f"dynamics.outcome_blocks are 'local', 'global' or 'agents', got {sorted(unknown)}")
         if self.num_hubs < 0:
             raise ConfigError(f"dynamics.num_hubs must be >= 0, got {self.num_hubs}")
 
@@ -82,6 +83,12 @@ class DynamicsConfig:
         """Return a new block over cells before the outcome."""
         return LocalBlock(self.width, self.hidden) if self.mixing == "local" else CellAttention(self.global_block())
 
+    def outcome_block(self, kind: str) -> nn.Module:
+        """Return a new block of a kind that stands in `outcome_blocks`."""
+        if kind == "local":
+            return LocalBlock(self.width, self.hidden)
+        return self.global_block() if kind == "global" else AgentBlock(self.global_block(), self.width)
+
 
 @dataclass(slots=True)
 class Encoded:
@@ -92,6 +99,8 @@ class Encoded:
     agents: Tensor
     status: Tensor
     appearance: Tensor
+    shares: Tensor | None = None
+    """(N, 9) of the cells about each agent, upon which it acts: on a map, once actions are known."""
 
     def of_worlds(self, rows: Tensor) -> "Encoded":
         """Return the windows of some worlds (rows,) alone."""
@@ -100,8 +109,14 @@ class Encoded:
         def chosen(x: Tensor) -> Tensor:
             return x.reshape(*shape, *x.shape[1:])[rows].flatten(0, 1)
 
-        parts = (self.cells, self.agents, self.status, self.appearance)
-        return Encoded(self.slots.of_worlds(rows), *map(chosen, parts))
+        return Encoded(
+            self.slots.of_worlds(rows),
+            cells=chosen(self.cells),
+            agents=chosen(self.agents),
+            status=chosen(self.status),
+            appearance=chosen(self.appearance),
+            shares=None if self.shares is None else chosen(self.shares),
+        )
 
 
 @dataclass(slots=True)
@@ -162,8 +177,9 @@ class Dynamics(nn.Module):
         self.presence = nn.Linear(width, width)
         self.intent = nn.Linear(width, width)
         self.arrival = nn.Linear(width, width)
-        self.reach = nn.Linear(2 * width, width)
-        self.encounters = Encounters(config, num_actions) if has_pose else None
+        self.heard = nn.Linear(2 * width, width)
+        self.encounters = Encounters(width, config.hidden, num_actions) if has_pose else None
+        self.reach = Reach(width, config.hidden, config.token_width) if has_pose else None
         self.status_block = GatedMLP(width, config.hidden)
         self.appearance = nn.Linear((1 + status_cells) * config.token_width, config.token_width, bias=False)
         with torch.no_grad():
@@ -174,11 +190,9 @@ class Dynamics(nn.Module):
         nn.init.normal_(self.looks.weight, std=0.2)
         self.encoder = nn.ModuleList(config.early_block() for _ in range(config.encoder_blocks))
         self.acting = nn.ModuleList(config.early_block() for _ in range(config.action_blocks))
-        self.outcomes = nn.ModuleList(
-            LocalBlock(width, config.hidden) if kind == "local" else config.global_block()
-            for kind in config.outcome_blocks
-        )
-        self.hubs = None if has_pose or not config.num_hubs else Hubs(config)
+        kinds = config.outcome_blocks if has_pose else ["global" if k == "agents" else k for k in config.outcome_blocks]
+        self.outcomes = nn.ModuleList(map(config.outcome_block, kinds))
+        self.hubs = None if has_pose or not config.num_hubs else Hubs(config.num_hubs, width, config.global_block())
         self.displacement_head = nn.Sequential(
             RMSNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, NUM_DISPLACEMENTS)
         )
@@ -205,18 +219,25 @@ class Dynamics(nn.Module):
         return Encoded(slots, cells, agents + self._at_own_place(cells), status, appearance)
 
     def act(self, encoded: Encoded, actions: Tensor) -> Encoded:
-        """Let the joint action (B, A) enter at the agents' cells, and world events at their places."""
+        """Let the joint action (B, A) enter at agents' cells and where they reach, and world events at their places."""
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
         if self.encounters is not None:
             agents = agents + self.encounters(slots, actions).flatten(0, 1)
-        cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses)
+        cells, shares = self._place(encoded.cells, slots, self.intent(agents), slots.poses), None
+        if self.reach is not None:
+            shares = self.reach.where(agents)
+            cells = self._touch(cells, slots, shares, self.reach.intent(agents))
         if self.event is not None:
             cells = self._befall(cells, slots, self._events(slots))
         for block in self.acting:
             cells = block(cells)
-        agents = self.reach(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
-        return Encoded(slots, cells, agents, encoded.status, encoded.appearance)
+        if shares is not None:
+            assert self.reach is not None
+            tokens = self.table.weight[about(slots.tokens[..., 0].flatten(0, 1))]
+            agents = agents + self.reach.found(shares, agents, tokens, encoded.cells, cells)
+        agents = self.heard(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
+        return Encoded(slots, cells, agents, encoded.status, encoded.appearance, shares)
 
     def displacement_logits(self, acted: Encoded) -> Tensor:
         """Return (B, A, 10) over displacement classes."""
@@ -241,6 +262,9 @@ class Dynamics(nn.Module):
             [displacement // 3 - 1, displacement % 3 - 1], dim=-1
         )
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
+        if acted.shares is not None:
+            assert self.reach is not None
+            cells = self._touch(cells, slots, acted.shares, self.reach.effect(agents))
         height, width = cells.shape[1:3]
         arrived = None
         if self.has_pose:
@@ -249,7 +273,9 @@ class Dynamics(nn.Module):
         own, place, others, others_place = self._context(slots, cells, agents)
         finish = None
         for number, block in enumerate(self.outcomes, start=1):
-            if isinstance(block, GlobalBlock):
+            if isinstance(block, AgentBlock):
+                cells, own = block(cells, own, others, place, others_place)
+            elif isinstance(block, GlobalBlock):
                 queries = block(torch.cat([cells.flatten(1, 2), own], dim=1), others, place, others_place)
                 cells = queries[:, : height * width].unflatten(1, (height, width))
                 own = queries[:, height * width :]
@@ -293,6 +319,12 @@ class Dynamics(nn.Module):
         if self.has_pose:
             return self._add_at(cells, slots, vectors.view(*poses.shape[:2], -1), poses)
         return cells + vectors[:, None, None].to(cells.dtype)
+
+    def _touch(self, cells: Tensor, slots: Slots, shares: Tensor, vectors: Tensor) -> Tensor:
+        """Add agents' vectors (N, D) to the nine cells about each, by its shares (N, 9) of them."""
+        batch = len(slots.poses)
+        spread = (shares[..., None] * vectors[:, None]).reshape(batch, -1, vectors.shape[-1])
+        return self._add_at(cells, slots, spread, places_about(slots.poses).flatten(1, 2))
 
     def _add_at(self, cells: Tensor, slots: Slots, vectors: Tensor, places: Tensor) -> Tensor:
         """Add vectors (B, J, D) to the cells at `places` (B, J, 2), in every window that contains them."""
@@ -358,53 +390,3 @@ class Dynamics(nn.Module):
             torch.cat([other.to(agents.dtype) for other in others], dim=1),
             torch.cat(places, dim=1).clamp(-_FARTHEST, _FARTHEST),
         )
-
-
-class Encounters(nn.Module):
-    """What each agent learns of those who are near: where they stand, who acts first, and what both do.
-
-    Who gets a cell, or what lies on it, is decided between two; it is heard at once, not over the cells between them.
-    """
-
-    def __init__(self, config: DynamicsConfig, num_actions: int) -> None:
-        super().__init__()
-        width = config.width
-        self.where = nn.Embedding(2 * (2 * _NEAR + 1) ** 2, width)
-        self.own_action = nn.Embedding(num_actions + 1, width)
-        self.other_action = nn.Embedding(num_actions + 1, width)
-        for table in (self.where, self.own_action, self.other_action):
-            nn.init.normal_(table.weight, std=0.3)
-        self.mlp = GatedMLP(width, config.hidden)
-
-    def forward(self, slots: Slots, actions: Tensor) -> Tensor:
-        """Return for each agent (B, A, D) the sum over those within two cells, given the joint action (B, A)."""
-        offset = slots.poses[:, None] - slots.poses[:, :, None]
-        near = (offset.abs() <= _NEAR).all(-1) & ~torch.eye(actions.shape[1], dtype=torch.bool, device=actions.device)
-        offset = offset.clamp(-_NEAR, _NEAR) + _NEAR
-        first = slots.turns[:, None] < slots.turns[:, :, None]
-        where = (offset[..., 0] * (2 * _NEAR + 1) + offset[..., 1]) * 2 + first
-        met = self.where(where) + self.own_action(actions)[:, :, None] + self.other_action(actions)[:, None]
-        # Only what was learned of them: who they are by themselves would be noise in every crowd.
-        return (self.mlp.change(met) * near[..., None]).sum(2)
-
-
-class Hubs(nn.Module):
-    """A world's own slots, which read the screens of all its agents and what these do: what joins screens that share
-    no map.
-
-    Cost is linear in agents, and their number is free (γ-World's hub tokens).
-    """
-
-    def __init__(self, config: DynamicsConfig) -> None:
-        super().__init__()
-        self.start = nn.Parameter(torch.randn(config.num_hubs, config.width) * config.width**-0.5)
-        self.read = config.global_block()
-
-    def forward(self, cells: Tensor, agents: Tensor, grid: Tensor, num_agents: int) -> Tensor:
-        """Return hubs (B, hubs, D) from the cells of all screens (N, P, D), at places (P, 2), and agents (N, D)."""
-        read = torch.cat([cells, agents[:, None].to(cells.dtype)], dim=1)
-        read = read.reshape(-1, num_agents * read.shape[1], read.shape[2])
-        batch, num_hubs = len(read), len(self.start)
-        places = torch.cat([grid, grid.new_zeros(1, 2)]).repeat(num_agents, 1).expand(batch, -1, -1)
-        hubs = self.start.to(cells.dtype).expand(batch, -1, -1)
-        return self.read(hubs, read, grid.new_zeros(batch, num_hubs, 2), places)  # type: ignore[no-any-return]

@@ -182,10 +182,11 @@ class _PackedLocal(LocalBlock):
 
 
 class _PackedGlobal(GlobalBlock):
-    """`GlobalBlock` with one product for queries, keys and values, and heads that share keys side by side.
+    """`GlobalBlock` with one product for keys and values, and heads that share keys side by side. Queries are apart: an
+    `AgentBlock` asks with one slot of more than a hundred.
 
-    Its columns are in another order: the halves that turn into each other stand apart, for all heads together, so
-    that turning runs over long rows.
+    Columns are in another order: the halves that turn into each other stand apart, for all heads together, so that
+    turning runs over long rows.
     """
 
     def __init__(self, block: GlobalBlock, dtype: torch.dtype) -> None:
@@ -193,9 +194,9 @@ class _PackedGlobal(GlobalBlock):
         self.num_heads, self.num_key_heads, self.head_width = block.num_heads, block.num_key_heads, block.head_width
         key, value = block.key_value.weight.detach().chunk(2)
         # The scale of attention enters the queries' weights.
-        turning = torch.cat([block.query.weight.detach() * self.head_width**-0.5, key])
-        halves = turning.view(-1, 2, self.head_width // 2, turning.shape[-1]).transpose(0, 1).reshape(turning.shape)
-        self.all = _Packed(_with_gain(torch.cat([halves, value]), block.norm), dtype)
+        query = self._halved(block.query.weight.detach() * self.head_width**-0.5)
+        self.ask = _Packed(_with_gain(query, block.norm), dtype)
+        self.answer = _Packed(_with_gain(torch.cat([self._halved(key), value]), block.norm), dtype)
         self.back = _Packed(block.out.weight, dtype)
         self.mlp = _PackedMLP(block.mlp, dtype)
 
@@ -203,21 +204,32 @@ class _PackedGlobal(GlobalBlock):
         num, queries, width = x.shape
         slots = torch.cat([x, others], dim=1)
         keys, groups = self.num_key_heads, self.num_heads // self.num_key_heads
-        heads = self.num_heads + keys
-        parts = self.all(_scaled(slots.flatten(0, 1))).view(num, slots.shape[1], -1)
-        even, odd = parts[..., : heads * self.head_width].chunk(2, dim=-1)
-        cos, sin = rotation(torch.cat([place, others_place], dim=1), self.head_width)
-        cos, sin = (part.to(x.dtype).repeat(1, 1, heads) for part in (cos, sin))
-        turned = (torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(even * sin, odd, cos))
-        rotated = torch.cat([half.view(num, -1, heads, self.head_width // 2) for half in turned], dim=-1)
-        query = rotated[:, :queries, : self.num_heads].view(num, queries, keys, groups, -1).permute(0, 2, 3, 1, 4)
-        key = rotated[:, :, self.num_heads :].transpose(1, 2)
-        value = parts[..., heads * self.head_width :].view(num, -1, keys, self.head_width).transpose(1, 2)
+        normed = _scaled(slots.flatten(0, 1))
+        cos, sin = (part.to(x.dtype) for part in rotation(torch.cat([place, others_place], dim=1), self.head_width))
+        asked = self.ask(normed.view(num, -1, width)[:, :queries].flatten(0, 1)).view(num, queries, -1)
+        query = self._turned(asked, cos[:, :queries], sin[:, :queries])
+        answers = self.answer(normed).view(num, slots.shape[1], -1)
+        key, value = answers.split(keys * self.head_width, dim=-1)
+        key = self._turned(key, cos, sin).transpose(1, 2)
+        query = query.view(num, queries, keys, groups, -1).permute(0, 2, 3, 1, 4)
+        value = value.view(num, -1, keys, self.head_width).transpose(1, 2)
         with torch.autocast(x.device.type, enabled=False):
             attended = _attended(query.flatten(2, 3), key, value)
         attended = attended.view(num, keys, groups, queries, -1).permute(0, 3, 1, 2, 4)
         told = self.back.plus(attended.reshape(-1, width), x.flatten(0, 1))
         return self.mlp(told.view_as(x))  # type: ignore[no-any-return]
+
+    def _halved(self, weight: Tensor) -> Tensor:
+        """Return the rows of heads with all first halves before all second ones."""
+        return weight.view(-1, 2, self.head_width // 2, weight.shape[-1]).transpose(0, 1).reshape(weight.shape)
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return heads (N, S, heads, d) of halved columns (N, S, heads·d), turned by (N, S, d / 2)."""
+        heads = x.shape[-1] // self.head_width
+        even, odd = x.chunk(2, dim=-1)
+        cos, sin = cos.repeat(1, 1, heads), sin.repeat(1, 1, heads)
+        turned = (torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(even * sin, odd, cos))
+        return torch.cat([half.view(*x.shape[:2], heads, -1) for half in turned], dim=-1)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

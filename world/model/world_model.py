@@ -42,14 +42,14 @@ def tiny() -> WorldModelConfig:
 
 
 def small() -> WorldModelConfig:
-    """About 26M parameters: one GPU."""
+    """About 27M parameters: one GPU."""
     return WorldModelConfig(
         dynamics=DynamicsConfig(
             width=384,
             hidden=1024,
             num_heads=6,
             encoder_blocks=3,
-            action_blocks=3,
+            action_blocks=2,
             outcome_blocks=("local", "global", "local", "local", "global", "local", "local"),
             token_width=128,
         ),
@@ -58,7 +58,7 @@ def small() -> WorldModelConfig:
 
 
 def base() -> WorldModelConfig:
-    """About 133M parameters: clusters."""
+    """About 136M parameters: clusters."""
     return WorldModelConfig(
         dynamics=DynamicsConfig(
             width=768,
@@ -66,7 +66,7 @@ def base() -> WorldModelConfig:
             num_heads=12,
             num_key_heads=4,
             encoder_blocks=4,
-            action_blocks=3,
+            action_blocks=2,
             outcome_blocks=(
                 "local",
                 "global",
