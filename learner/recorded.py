@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from learner.limiter import Grant
 from learner.replay import ReplayShard, ShardState
 from learner.ring import Columns
-from world.envs.grounded import NOWHERE, BoolArray
+from world.envs.grounded import NOWHERE
 
 Float64Array = NDArray[np.float64]
 
@@ -19,8 +19,10 @@ _CANDIDATES: Final = 4
 """Sequences that are drawn for each one that is kept."""
 _NEAR: Final = 3
 """Cells between two agents who may stand in each other's way at the next tick, or reach for one thing."""
-_EVENTFUL: Final = 3.0
-"""How much rather a sequence is kept in which agents are near each other, or a world event befalls them."""
+_AT_ODDS: Final = 3.0
+"""How much rather a sequence is kept in which agents are near each other."""
+_BEFALLEN: Final = 10.0
+"""And one that a world event befalls: of few of them something comes."""
 
 
 class Unlimited:
@@ -55,7 +57,7 @@ class RecordedSource:
         """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""
         drawn = self._shard.sample(_CANDIDATES * num_sequences, length).columns
         random = np.random.default_rng(self._num_draws)
-        stakes = np.where(eventful(drawn, self._past_ticks), _EVENTFUL, 1.0) * rarity(drawn, self._past_ticks)
+        stakes = at_stake(drawn, self._past_ticks) * rarity(drawn, self._past_ticks)
         kept, weights = chosen(stakes, num_sequences, random)
         columns = {name: column[kept] for name, column in drawn.items()}
         columns["weights"] = np.broadcast_to(weights[:, None], columns["is_first"].shape)
@@ -67,15 +69,14 @@ class RecordedSource:
         return columns
 
 
-def eventful(columns: Columns, past_ticks: int) -> BoolArray:
-    """Return which sequences (B,) of columns (B, C + L, …) have agents near each other, or an event, after C ticks."""
+def at_stake(columns: Columns, past_ticks: int) -> Float64Array:
+    """Return what is at stake (B,) after C ticks of sequences, of columns (B, C + L, …): 1 where agents are apart."""
     poses, events = columns["poses"][:, past_ticks].astype(np.int64), columns["events"][:, past_ticks]
     apart = np.abs(poses[:, :, None] - poses[:, None]).max(axis=-1)
     one, other = np.triu_indices(poses.shape[1], 1)
     near = (apart[:, one, other] <= _NEAR).any(axis=1)
     befallen = (events[..., 0].astype(np.int64) > 0).any(axis=1)
-    found: BoolArray = near | befallen
-    return found
+    return np.where(befallen, _BEFALLEN, np.where(near, _AT_ODDS, 1.0))
 
 
 def rarity(columns: Columns, past_ticks: int) -> Float64Array:

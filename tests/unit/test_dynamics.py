@@ -178,6 +178,20 @@ def test_what_an_agent_does_to_where_it_reaches_is_seen_in_all_windows_that_hold
     assert torch.equal(told, expected)
 
 
+def test_every_cell_in_reach_of_an_event_is_told_where_about_it_it_is() -> None:
+    spec = replace(CountingEnv(num_agents=1, map_rows=5, cols=5).spec, events=("rain",))
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB, batch=1)
+    empty = torch.zeros_like(slots.events)
+    event = empty.clone()
+    event[0, 1] = torch.tensor([1, *(slots.poses[0, 0] + torch.tensor([-1, 1])).tolist()])
+    nothing = torch.zeros(1, 7, 7, model.dynamics.table.weight.shape[1])
+    told = model.dynamics._befall(nothing, replace(slots, events=event))[0]
+    # Two cells around (2, 4) of the window, each told something of its own.
+    assert torch.equal(told.any(-1), torch.tensor([[y <= 4 and x >= 2 for x in range(7)] for y in range(7)]))
+    assert len(told[:5, 2:].flatten(0, 1).unique(dim=0)) == 25
+    assert not model.dynamics._befall(nothing, replace(slots, events=empty)).any()
+
+
 def test_on_a_screen_an_action_reaches_all_cells_of_its_agent_and_none_of_others() -> None:
     spec = CountingEnv(map_rows=0).spec
     model = stirred_model(spec, VOCAB, small_config(outcome_blocks=("local",)))

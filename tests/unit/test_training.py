@@ -13,7 +13,7 @@ import torch
 from learner import training
 from learner.checkpoint import load_newest, save_checkpoint
 from learner.learner import LearnerConfig
-from learner.recorded import RecordedSource, chosen, eventful, rarity
+from learner.recorded import RecordedSource, at_stake, chosen, rarity
 from learner.recording import SEGMENTS, RecordingConfig
 from learner.replay import ReplayShard
 from learner.restored import restore
@@ -127,14 +127,14 @@ def test_memory_is_run_over_pasts_of_every_length(data: Path, tmp_path: Path) ->
     assert drawn[:, 5].sum() < 30
 
 
-def test_a_sequence_is_eventful_where_agents_are_near_or_something_befalls_them() -> None:
+def test_more_is_at_stake_where_agents_are_near_and_most_where_something_befalls_them() -> None:
     poses = np.zeros((4, 3, 2, 2), np.int32)
     poses[:, :, 1] = (0, 9)
     events = np.zeros((4, 3, 2, 3), np.int32)
     poses[1, 2, 1] = (3, 3)  # Near at last,
     poses[2, 0, 1] = (3, 3)  # near in the past alone,
     events[3, 2, 1] = (2, 5, 5)  # and far apart, but befallen.
-    assert eventful({"poses": poses, "events": events}, 2).tolist() == [False, True, False, True]
+    assert at_stake({"poses": poses, "events": events}, 2).tolist() == [1.0, 3.0, 1.0, 10.0]
 
 
 def test_eventful_sequences_and_rare_actions_are_drawn_more_often_and_none_is_left_out(
@@ -145,8 +145,8 @@ def test_eventful_sequences_and_rare_actions_are_drawn_more_often_and_none_is_le
         plain = [shard.sample(64, 1).columns for _ in range(20)]
         source = RecordedSource(shard, past_ticks=0, num_draws=0)
         drawn = [source.draw(64, 1) for _ in range(20)]
-    at_stake, in_all = (np.concatenate([eventful(columns, 0) for columns in of]) for of in (drawn, plain))
-    assert 0.1 < in_all.mean() < 0.9 and in_all.mean() + 0.05 < at_stake.mean() < 1.0
+    eventful, in_all = (np.concatenate([at_stake(columns, 0) > 1 for columns in of]) for of in (drawn, plain))
+    assert 0.1 < in_all.mean() < 0.9 and in_all.mean() + 0.05 < eventful.mean() < 1.0
     actions, all_actions = (np.concatenate([columns["actions"][:, 0] for columns in of]) for of in (drawn, plain))
     rare = np.argsort(np.bincount(all_actions.ravel(), minlength=10))[:5]
     weights = np.concatenate([columns["weights"][:, 0] for columns in drawn])

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from world.envs.grounded import EVENT_REACH
 from world.errors import ConfigError
 from world.field import DEPTH
 from world.model.blocks import AgentBlock, CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
@@ -157,11 +158,14 @@ class Dynamics(nn.Module):
         """Given in place of an action that is asked for."""
         self.action = nn.Embedding(num_actions + 1, width)
         self.event = nn.Embedding(num_events, width) if num_events else None
+        self.about_event = nn.Embedding((2 * EVENT_REACH + 1) ** 2, width) if num_events and has_pose else None
         self.displacement = nn.Embedding(UNKNOWN_DISPLACEMENT + 1, width)
         # Small: an identity is noise that tells agents apart, and must not drown what their cells say of them.
         nn.init.normal_(self.identity.weight, std=0.02)
         nn.init.normal_(self.action.weight, std=0.3)
         nn.init.normal_(self.displacement.weight, std=0.3)
+        if self.about_event is not None:
+            nn.init.normal_(self.about_event.weight, std=0.3)
         self.status_token = nn.Linear(config.token_width, width)
         self.status_place = nn.Parameter(torch.randn(status_cells, width) * 0.3)
         self.status_mix = nn.Linear(max(status_cells, 1) * width, width)
@@ -229,7 +233,7 @@ class Dynamics(nn.Module):
             shares = self.reach.where(agents)
             cells = self._touch(cells, slots, shares, self.reach.intent(agents))
         if self.event is not None:
-            cells = self._befall(cells, slots, self._events(slots))
+            cells = self._befall(cells, slots)
         for block in self.acting:
             cells = block(cells)
         if shares is not None:
@@ -307,12 +311,19 @@ class Dynamics(nn.Module):
         kinds = slots.events[..., 0]
         return self.event((kinds - 1).clamp(min=0)) * (kinds > 0)[..., None]  # type: ignore[no-any-return]
 
-    def _befall(self, cells: Tensor, slots: Slots, events: Tensor) -> Tensor:
-        """Add events (B, E, D) to the cells at their places; on screens, which have none, to all cells."""
-        if self.has_pose:
-            return self._add_at(cells, slots, events, slots.events[..., 1:])
-        everywhere = events.sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
-        return cells + everywhere[:, None, None].to(cells.dtype)
+    def _befall(self, cells: Tensor, slots: Slots) -> Tensor:
+        """Tell cells of the events in whose reach they are, and where about each; on screens, all cells of all events.
+
+        What an event makes of a cell follows from that cell and its place about the event's.
+        """
+        events = self._events(slots)
+        if self.about_event is None:
+            everywhere = events.sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
+            return cells + everywhere[:, None, None].to(cells.dtype)
+        step = torch.arange(-EVENT_REACH, EVENT_REACH + 1, device=cells.device)
+        places = slots.events[..., None, 1:] + torch.cartesian_prod(step, step)
+        told = (events[:, :, None] + self.about_event.weight) * (slots.events[..., :1, None] > 0)
+        return self._add_at(cells, slots, told.flatten(1, 2), places.flatten(1, 2))
 
     def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor) -> Tensor:
         """Add agents' vectors (N, D) to the cells at `poses` (B, A, 2); on screens, to all of each one's own."""
