@@ -45,7 +45,7 @@ def homestead_tiny() -> RunConfig:
 
 
 def homestead_small() -> RunConfig:
-    """Sixty-four larger homesteads and a model of about 26M parameters: one GPU and a dozen cores."""
+    """Sixty-four larger homesteads and a model of about 27M parameters: one GPU and a dozen cores."""
     return RunConfig(
         preset="homestead-small",
         env="homestead:64x64",
@@ -64,7 +64,7 @@ def homestead_small() -> RunConfig:
 
 
 def homestead_base() -> RunConfig:
-    """Five hundred larger homesteads of eight agents and a model of about 133M parameters: a cluster with GPUs.
+    """Five hundred larger homesteads of eight agents and a model of about 136M parameters: a cluster with GPUs.
 
     Hosts share two GPUs for their dreams; the learner has one of its own. Weights are 0.4 GB, so they are published
     seldom, and a checkpoint with moments and average is 1.8 GB.

@@ -148,9 +148,7 @@ def make_batch(
         given_displacement=torch.where(hide, UNKNOWN_DISPLACEMENT, displacement),
         given_actions=torch.where(unasked, actions, unknown_action),
         nothing_given=rate == 1.0,
-        weights=torch.from_numpy(np.array(_fold(columns["weights"]), np.float32))
-        if "weights" in columns
-        else torch.ones(rows),
+        weights=_weights(columns, rows),
     )
 
 

@@ -320,8 +320,7 @@ class Dynamics(nn.Module):
         if self.about_event is None:
             everywhere = events.sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
             return cells + everywhere[:, None, None].to(cells.dtype)
-        step = torch.arange(-EVENT_REACH, EVENT_REACH + 1, device=cells.device)
-        places = slots.events[..., None, 1:] + torch.cartesian_prod(step, step)
+        places = places_about(slots.events[..., 1:], EVENT_REACH)
         told = (events[:, :, None] + self.about_event.weight) * (slots.events[..., :1, None] > 0)
         return self._add_at(cells, slots, told.flatten(1, 2), places.flatten(1, 2))
 

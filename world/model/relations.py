@@ -74,9 +74,9 @@ class Reach(nn.Module):
         return read + self.mlp.change(agents + read)  # type: ignore[no-any-return]
 
 
-def places_about(poses: Tensor) -> Tensor:
-    """Return the nine places (B, A, 9, 2) about poses (B, A, 2), row by row."""
-    step = torch.arange(-1, 2, device=poses.device)
+def places_about(poses: Tensor, reach: int = 1) -> Tensor:
+    """Return the places (B, J, n, 2) within `reach` rows and columns of poses (B, J, 2), nine for one, row by row."""
+    step = torch.arange(-reach, reach + 1, device=poses.device)
     return poses[:, :, None] + torch.cartesian_prod(step, step)
 
 
