@@ -33,14 +33,14 @@ def homestead_tiny() -> RunConfig:
         env="homestead",
         num_agents=4,
         start_from="homestead-tiny",
-        learner=LearnerConfig(own_errors=0.08),
+        learner=LearnerConfig(own_errors=0.32),
         limiter=_limiter(2.0),
         loop=LoopConfig(publish_every_steps=25, evaluate_every_s=60.0, torch_threads=1),
         host=_SHORT_CHUNKS,
         replay=ReplayConfig(
             budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
         ),
-        recording=RecordingConfig(num_worlds=128, world_ticks=1_000),
+        recording=RecordingConfig(num_worlds=128, world_ticks=1_000, most_lived_ticks=4_000),
     )
 
 
@@ -56,7 +56,7 @@ def homestead_small() -> RunConfig:
         num_shards=4,
         learner_gpus=1,
         model=small(),
-        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=6e-4, own_errors=0.08),
+        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=6e-4, own_errors=0.32),
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=16384, max_ahead_items=65536, max_insert_items=1024),
         replay=ReplayConfig(budget_bytes=4 << 30),
         recording=RecordingConfig(num_worlds=128, budget_bytes=3 << 30),
@@ -81,7 +81,7 @@ def homestead_base() -> RunConfig:
         host_gpus=0.125,
         tick=TickConfig(dream=DreamConfig(passes=2, device="cuda")),
         model=base(),
-        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=3e-4, own_errors=0.08),
+        learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=3e-4, own_errors=0.32),
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=65536, max_ahead_items=262144, max_insert_items=4096),
         loop=LoopConfig(publish_every_steps=500, evaluate_every_s=300.0, checkpoint_every_s=600.0),
         replay=ReplayConfig(budget_bytes=8 << 30),

@@ -19,6 +19,7 @@ from cluster.output import print_json
 from cluster.presets import of_env, preset
 from cluster.run_folder import RunFolder, continued
 from learner.checkpoint import newest_checkpoint
+from learner.start import NOTHING
 from learner.train import CHECKPOINTS, TrainingPlan, train, within_budget
 from learner.training import Budget, TrainingStatus
 from world.errors import ConfigError
@@ -41,6 +42,7 @@ class TrainingRequest:
     data: Path | None
     env: str | None
     seed: int | None
+    start_from: str | None
     device: str
 
 
@@ -84,10 +86,11 @@ def plan_of(config: RunConfig, budget: Budget, request: TrainingRequest) -> Trai
         seed=config.seed,
         budget=budget,
         out=request.out,
+        start=config.start_from,
         data=request.data,
         device=request.device,
         model=config.model,
-        learner=within_budget(config.learner),
+        learner=within_budget(config.learner, again=config.start_from != NOTHING),
         tick=config.tick,
         warmup=config.warmup,
         recording=config.recording,
@@ -149,11 +152,13 @@ def _new(request: TrainingRequest) -> RunConfig:
     config = preset(request.preset or _DEFAULT_PRESET)
     if request.env is not None:
         config = of_env(config, request.env)
+    config = replace(config, start_from=request.start_from or NOTHING)
     return config if request.seed is None else replace(config, seed=request.seed)
 
 
 def _continued(stored: RunConfig, request: TrainingRequest) -> RunConfig:
-    return continued(stored, preset=request.preset, env=request.env, seed=request.seed)
+    given = {name: getattr(request, name) for name in ("preset", "env", "seed", "start_from")}
+    return continued(stored, **given)
 
 
 def _print(status: TrainingStatus, out: Path, *, as_json: bool) -> None:

@@ -27,6 +27,13 @@ def train(
     ] = None,
     env: Annotated[str | None, typer.Option("--env", help="As for `worlds run`.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of worlds, weights and draws.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--start-from",
+            help="Run folder, checkpoint or shipped weights to begin with; without it, nothing. Goes by half the rate.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="As torch names it: cpu, cuda, cuda:1.")] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -34,7 +41,15 @@ def train(
     from cluster.training import TrainingRequest, train_recorded
 
     request = TrainingRequest(
-        out=out, preset=preset, minutes=minutes, steps=steps, data=data, env=env, seed=seed, device=device
+        out=out,
+        preset=preset,
+        minutes=minutes,
+        steps=steps,
+        data=data,
+        env=env,
+        seed=seed,
+        start_from=start_from,
+        device=device,
     )
     if train_recorded(request, as_json=as_json):
         raise typer.Exit(130)

@@ -1,7 +1,9 @@
 """A bank of the model's own errors: what it drew where another token followed, to be met again as if it were known.
 
-A dream is fed with what was dreamed. A model that only ever knew truth has never seen its own mistakes; here some known
-cells hold one, while what is asked for stays the truth, so that it learns to mend what it broke.
+A dream is fed with what was dreamed. A model that only ever knew truth has never seen its own mistakes; here some cells
+hold one, while what is asked for stays the truth, so that it learns to mend what it broke. Only cells that agents stand
+on: who they are, their status tells. Of any other cell nothing tells whether what came there is an error or chance, and
+who has met many errors takes back what chance brought.
 
 Axes: B sequences, L ticks, A agents, H × W cells of a window, K tokens a cell remembers, V tokens, R errors kept for
 each token, M answers.
@@ -16,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.field import UNSEEN, Uint16Array, age_buckets
+from world.window import stood_on
 
 KEPT: Final = 8
 """R: of each true token, the newest wrong ones that were drawn in its place."""
-_ON_ONESELF: Final = 4.0
-"""How much more often an agent is shown wrongly where it stands itself than any other cell is."""
 _NOW: Final = age_buckets(np.zeros(1, np.int32), 0)[0]
 
 Columns = Mapping[str, NDArray[np.generic]]
@@ -45,21 +46,21 @@ class ErrorBank:
             self.next[token] += 1
 
     def corrupt(self, columns: Columns, most: float, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-        """Return columns (B, L, A, …) in which some known cells hold an error, as if it had just been dreamed there.
+        """Return columns (B, L, A, …) of maps in which some agents look wrong, as if it had just been dreamed.
 
-        Half of the rows stay as they are; in each of the others a share of cells is drawn from [0, most], and of the
-        cells that agents are on, in their own windows, four times that. What was
-        known moves one place down, as in the field: who doubts the newest token can point to the one before.
+        Half of the rows stay as they are; in each of the others a share of the cells on which somebody stands is drawn
+        from [0, most]. What was known moves one place down, as in the field: who doubts the newest token can point to
+        the one before.
         """
         tokens, ages = columns["tokens"].copy(), columns["ages"].copy()
         shape = tokens.shape[:-1]
         rate = most * rng.random(shape[:2]) * (rng.random(shape[:2]) < 0.5)
         newest = tokens[..., 0].astype(np.intp)
         wrong = self.wrong[newest, rng.integers(0, KEPT, shape)]
-        chance = np.broadcast_to(rate[:, :, None, None, None], shape).copy()
         # Whoever looks like somebody else in a dream would do so for ever, if it believed its own eyes alone.
-        chance[..., shape[-2] // 2, shape[-1] // 2] *= _ON_ONESELF
-        hit = (rng.random(shape, np.float32) < chance) & (wrong != UNSEEN) & (newest != UNSEEN)
+        shown = stood_on(columns["poses"].astype(np.int32), *shape[-2:])
+        hit = shown & (rng.random(shape, np.float32) < rate[:, :, None, None, None])
+        hit &= (wrong != UNSEEN) & (newest != UNSEEN)
         tokens[hit, 1:], ages[hit, 1:-1] = tokens[hit, :-1], ages[hit, :-2]
         tokens[hit, 0], ages[hit, 0] = wrong[hit], _NOW
         return {**columns, "tokens": tokens, "ages": ages}

@@ -49,7 +49,7 @@ class LearnerConfig:
     averaging: float = 0.99
     """Decay of the average of weights that is published and judged; 0: the newest weights themselves."""
     own_errors: float = 0.0
-    """Largest share of known cells that hold one of the model's own errors (`learner.error_bank`)."""
+    """Largest share of agents that look as in one of the model's own errors (`learner.error_bank`); on maps alone."""
     bfloat16: bool = True
     """Compute in bfloat16, keep parameters in float32."""
     compiled: bool = False
@@ -127,7 +127,8 @@ class Learner:
             blocks=BLOCKS if config.muon else (),
         )
         self._rng = np.random.default_rng(seed)
-        self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors else None
+        on_map = self.model.dynamics.has_pose
+        self._errors = ErrorBank(tokenizer.vocab_size) if config.own_errors and on_map else None
         self._loss: Callable[..., dict[str, Tensor]] = world_model_loss
         if config.compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else "default"

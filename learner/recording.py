@@ -38,7 +38,10 @@ class RecordingConfig:
     num_worlds: int = 64
     """Worlds, each of a seed of its own."""
     world_ticks: int = 2_000
-    """Ticks that each world lives, resets included."""
+    """Ticks of each world that are recorded, resets included."""
+    most_lived_ticks: int = 0
+    """Ticks that the last world lives before it is recorded; the first none, those between by their number. So what was
+    not seen for long is met again, without recording all that happened meanwhile."""
     event_rate: float = 0.05
     """World events a tick, in environments that have any: more than befall a world that people live in, so that
     the rare ones are met."""
@@ -55,12 +58,18 @@ class RecordingConfig:
         for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "num_processes", "budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recording.{name} must be >= 1, got {getattr(self, name)}")
+        if self.most_lived_ticks < 0:
+            raise ConfigError(f"recording.most_lived_ticks must be >= 0, got {self.most_lived_ticks}")
         if not 0.0 <= self.event_rate <= 1.0:
             raise ConfigError(f"recording.event_rate must lie in [0, 1], got {self.event_rate}")
         if self.world_ticks <= self.chunk_ticks:
             raise ConfigError(
                 f"recording.world_ticks must be > chunk_ticks = {self.chunk_ticks}, got {self.world_ticks}"
             )
+
+    def lived_ticks(self, index: int) -> int:
+        """Return how many ticks world number `index` lives before it is recorded."""
+        return self.most_lived_ticks * index // max(self.num_worlds - 1, 1)
 
     def replay(self) -> ReplayConfig:
         """Return the configuration of its shard: every row is as likely to be drawn as any other."""
@@ -175,6 +184,8 @@ def _lives(
     indices: range, of: RecordedWorlds, config: RecordingConfig, tokenizer: Tokenizer, tell: Callable[[float], None]
 ) -> Iterator[Chunk]:
     """Yield the chunks of worlds as they live beside each other; `tell` is told which share of their ticks is over."""
+    begins = [config.lived_ticks(index) for index in indices]
+    last = max(begins) + config.world_ticks
     worlds = [
         begin(
             WorldId(f"recorded-{of.seed}-{index}"),
@@ -188,10 +199,13 @@ def _lives(
     assert worlds[0].env is not None
     ticker = Ticker(worlds[0].env.spec, tokenizer, of.tick, WorldModelConfig(memory_size=of.memory_size))
     builders = [ChunkBuilder(world.world, _EPOCH, config.chunk_ticks) for world in worlds]
-    for number in range(config.world_ticks):
-        tell(number / config.world_ticks)
-        for builder, ticked in zip(builders, ticker.tick(worlds), strict=True):
-            chunk = builder.add(ticked.effects.tick - 1, ticked.row) if ticked.row is not None else None
+    for number in range(last):
+        tell(number / last)
+        living = [i for i, begin_at in enumerate(begins) if number < begin_at + config.world_ticks]
+        for i, ticked in zip(living, ticker.tick([worlds[i] for i in living]), strict=True):
+            if number < begins[i] or ticked.row is None:
+                continue
+            chunk = builders[i].add(ticked.effects.tick - 1, ticked.row)
             if chunk is not None:
                 yield chunk
     for builder in builders:

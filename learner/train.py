@@ -18,29 +18,35 @@ import torch
 from learner.learner import Learner, LearnerConfig
 from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
 from learner.replay import ReplayShard
+from learner.restored import restore
 from learner.schedule import ToZero
+from learner.start import NOTHING, bring
 from learner.training import Budget, Training, TrainingConfig, TrainingStatus
 from world.dream import DreamConfig
-from world.errors import ConfigError
+from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer import Tokenizer
 from world.model.tokenizer_files import load_tokenizer
 from world.model.world_model import WorldModelConfig
 from world.tick import TickConfig
 from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
 
-CHECKPOINTS, WARMUP, DATA = "checkpoints", "warmup", "data"
+CHECKPOINTS, WARMUP, DATA, START = "checkpoints", "warmup", "data", "start"
 _PAST_TICKS = 32
 """Ticks before a sequence that recurrent memory is run over: recorded worlds have none of their own. 6% of a step."""
+_AGAIN = 0.5
+"""Of the peak rate, for weights that were trained to the end of a budget: its full height would take them back to where
+they were half done."""
 
 
-def within_budget(learner: LearnerConfig) -> LearnerConfig:
+def within_budget(learner: LearnerConfig, *, again: bool = False) -> LearnerConfig:
     """Return a learner's configuration for recorded worlds and a budget, at whose end the learning rate is zero.
 
     Every tick of a batch is of another sequence: what memory needs are the ticks before, which cost the network
-    nothing, and consecutive ticks of one world say nearly the same.
+    nothing, and consecutive ticks of one world say nearly the same. Weights may be trained so `again`.
     """
     return replace(
         learner,
+        learning_rate=learner.learning_rate * (_AGAIN if again else 1.0),
         schedule=ToZero(),
         batch_sequences=learner.batch_sequences * learner.sequence_ticks,
         sequence_ticks=1,
@@ -57,6 +63,8 @@ class TrainingPlan:
     budget: Budget
     out: Path
     """Folder of checkpoints, tokenizer and log; one that exists is gone on with."""
+    start: str = NOTHING
+    """Shipped weights, a checkpoint or a run folder whose weights to begin with, with the tokenizer that they know."""
     data: Path | None = None
     """Folder of what is recorded, which several trainings may share in turn; None: in `out`."""
     num_agents: int | None = None
@@ -93,10 +101,12 @@ def train(
     `progress` is told how far preparations are, `tell` how far the training is; `command` is kept with the weights.
     Raises `ConfigError`, `EnvironmentUnusable`, `CheckpointError`, `ReplayError`, and `DiskFull`.
     """
-    data = plan.data or plan.out / DATA
+    data, start = plan.data or plan.out / DATA, plan.out / START
+    spec = spec_of(plan.env, plan.num_agents)
+    if plan.start != NOTHING and not start.exists():
+        bring(plan.start, start, data / WARMUP, plan.model, spec.layout)
     warmup = _prepared(plan, data, progress)
     tokenizer = load_tokenizer(warmup / TOKENIZER_FILE)
-    spec = spec_of(plan.env, plan.num_agents)
     progress("reading recorded worlds", 0.0)
     with closing(ReplayShard(plan.recording.replay(), data / SEGMENTS, seed=plan.seed)) as shard:
         worlds = _recorded_worlds(plan, tokenizer)
@@ -110,6 +120,11 @@ def train(
             seed=plan.seed,
             device=plan.device,
         )
+        if start.exists():
+            began = restore(start)
+            if began.tokenizer.digest != tokenizer.digest:
+                raise CheckpointError(f"{plan.start}: knows another tokenizer than {data}; choose another --data")
+            learner.begin_from(began.weights, step=0)
         training = Training(
             plan.training,
             plan.budget,
@@ -163,6 +178,7 @@ def _made(plan: TrainingPlan, worlds: RecordedWorlds, items: int, command: str) 
         "machine": f"{platform.machine()}, {_processor(plan.device)}, {plan.training.torch_threads} threads",
         "torch": torch.__version__,
         "seed": plan.seed,
+        "start": plan.start,
         "data": {**asdict(worlds), **asdict(plan.recording), "agent_ticks": items},
         "learner": msgspec.to_builtins(plan.learner),
     }

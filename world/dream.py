@@ -26,8 +26,9 @@ from world.sampling import draws_for, sample
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
-ROWS = 512
-"""Cells answered at once on a CPU: their logits stay in its cache, and oneDNN builds its kernels for one shape."""
+_ROWS, _MOST_ROWS = 512, 2048
+"""A CPU answers cells in a multiple of so many at once, up to so many: oneDNN builds its kernels for few shapes, and a
+processor's cache holds their logits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ class _Told:
 
     slots: Slots
     draws: Tensor
-    """(B, A, 4 + S + P)"""
+    """(B, A, 4 + S + P): for an action, a displacement, an end, what else there is to draw, status, and cells."""
     merge: Tensor
     """(B, A·P) the cell of its world that answers for each cell."""
     here: Tensor
@@ -95,10 +96,20 @@ class Dreamer:
     """Samples ticks from a world model."""
 
     def __init__(
-        self, model: WorldModel, config: DreamConfig, *, margin: int = 0, num_tokens: int | None = None
+        self,
+        model: WorldModel,
+        config: DreamConfig,
+        *,
+        margin: int = 0,
+        num_tokens: int | None = None,
+        solid: bool = False,
     ) -> None:
-        """Windows reach `margin` beyond views; of the vocabulary the first `num_tokens` stand for something."""
+        """Windows reach `margin` beyond views; of the vocabulary the first `num_tokens` stand for something.
+
+        On a map where agents are `solid`, none comes to a cell that another is on at its turn.
+        """
         self._model, self._config = model, config
+        self._is_solid = solid and model.dynamics.has_pose
         self._margin, self._num_tokens = margin if model.dynamics.has_pose else 0, num_tokens or model.mask
         self._device = torch.device(config.device)
         self._dtype = dtype_of(config.precision, self._device)
@@ -179,7 +190,7 @@ class Dreamer:
         classes = torch.arange(NUM_DISPLACEMENTS, device=chosen.device)
         impossible = classes == ELSEWHERE if model.dynamics.has_pose else classes != STAY
         moves = answer.displacement_logits().float().masked_fill(impossible, float("-inf"))
-        displacement = self._draw(moves, draws[..., 1])
+        displacement = self._moved(moves, slots, draws[..., 1], draws[..., 3])
         answer = answer.given(displacement=displacement)
         status = self._draw(answer.status_logits(), draws[..., 4 : 4 + num_status])
         answer, tokens = self._cells(answer.given(status=status), told, displacement)
@@ -213,15 +224,39 @@ class Dreamer:
             drawn = self._draw(answer.token_logits().flatten(1, 3), chance)
             return torch.where(asked, drawn, answered)
         rows = asked.flatten().nonzero()[:, 0]
-        padded = torch.cat([rows, rows.new_zeros(-len(rows) % ROWS)])
-        chances = chance.flatten()[padded].view(-1, ROWS)
-        parts = [self._draw(answer.token_logits(r), c) for r, c in zip(padded.view(-1, ROWS), chances, strict=True)]
-        drawn = torch.cat([*parts, rows[:0]])[: len(rows)]
-        return answered.flatten().index_copy(0, rows, drawn).view_as(answered)
+        parts = [self._draw(answer.token_logits(cells), chance.flatten()[cells]) for cells in at_once(rows)]
+        drawn = torch.cat([*parts, rows[:0]])
+        return answered.flatten().index_copy(0, rows, drawn[: len(rows)]).view_as(answered)
+
+    def _moved(self, moves: Tensor, slots: Slots, draws: Tensor, second_draws: Tensor) -> Tensor:
+        """Return displacement classes (B, A) drawn from logits (B, A, 10), each by itself, as the model believes.
+
+        What becomes of two agents may hang together, so that their draws are no joint draw: where agents are solid, who
+        would come to a cell that another is on draws again among the rest, in the order in which they act.
+        """
+        drawn = self._draw(moves, draws)
+        if not self._is_solid:
+            return drawn
+        num_agents = drawn.shape[1]
+        for _ in range(num_agents):
+            barred = occupied(slots.poses, slots.turns, drawn)
+            in_the_way = barred.gather(-1, drawn[..., None])[..., 0]
+            if not self._config.compiled and not bool(in_the_way.any()):
+                break
+            first = torch.where(in_the_way, slots.turns, num_agents).amin(1, keepdim=True)
+            again = self._draw(moves.masked_fill(barred, float("-inf")), second_draws)
+            drawn = torch.where(slots.turns == first, again, drawn)
+        return drawn
 
     def _draw(self, logits: Tensor, draws: Tensor) -> Tensor:
         config = self._config
         return sample(logits, draws, temperature=config.temperature, least_chance=config.least_chance)
+
+
+def at_once(cells: Tensor) -> list[Tensor]:
+    """Return indices of cells (M,) as a CPU answers them: in parts, the last of which ends in zeros for no cells."""
+    padded = torch.nn.functional.pad(cells, (0, -len(cells) % _ROWS))
+    return [padded[first : first + _MOST_ROWS] for first in range(0, len(padded), _MOST_ROWS)]
 
 
 def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int, margin: int) -> Tensor:
@@ -229,7 +264,7 @@ def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int
 
     Views are windows less a margin.
     """
-    moved = torch.stack([displacement // 3 - 1, displacement % 3 - 1], dim=-1)
+    moved = _steps(displacement)
     inside = []
     for axis, size in enumerate((height, width)):
         places = poses[..., axis, None] + torch.arange(size, device=poses.device) - size // 2
@@ -237,6 +272,25 @@ def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int
         from_first = places[..., None] - first[:, None, None]
         inside.append((from_first >= 0) & (from_first < size - 2 * margin))
     return (inside[0][:, :, :, None] & inside[1][:, :, None]).any(-1)
+
+
+def occupied(poses: Tensor, turns: Tensor, displacement: Tensor) -> Tensor:
+    """Return which displacement classes (B, A, 10) would bring agents at poses (B, A, 2) to a cell that another is on.
+
+    Who acted before, by turns (B, A), has moved by its class (B, A); who acts later has not. To stay is none of them.
+    """
+    classes = torch.arange(NUM_DISPLACEMENTS, device=poses.device)
+    has_acted = turns[:, None] < turns[:, :, None]
+    others = torch.where(has_acted[..., None], (poses + _steps(displacement))[:, None], poses[:, None])
+    reached = poses[:, :, None] + _steps(classes)
+    is_other = ~torch.eye(turns.shape[1], dtype=torch.bool, device=poses.device)
+    taken = (reached[:, :, :, None] == others[:, :, None]).all(-1) & is_other[:, None]
+    return taken.any(-1) & (classes != STAY)
+
+
+def _steps(displacement: Tensor) -> Tensor:
+    """Return rows and columns (…, 2) of displacement classes (…)."""
+    return torch.stack([displacement // 3 - 1, displacement % 3 - 1], dim=-1)
 
 
 def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tensor) -> Tensor:

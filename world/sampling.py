@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 DrawArray = NDArray[np.float32]
-_BLOCK = 32
+BLOCK = 32
+"""Outcomes that are summed up together. A multiple of it needs no copy."""
 _BELOW_ONE = 1.0 - 2.0**-23
 
 
@@ -39,18 +40,22 @@ def sample(logits: Tensor, draws: Tensor, *, temperature: float = 1.0, least_cha
     if temperature == 0.0:
         return logits.argmax(-1)
     chances = torch.softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
-    if least_chance:
+    if 0.0 < least_chance * logits.shape[-1] < 1.0:
+        # Of few enough outcomes the likeliest is above it.
+        chances = torch.nn.functional.threshold(chances, least_chance, 0.0, inplace=True)
+    elif least_chance:
         likeliest = chances.amax(-1, keepdim=True)
         chances = chances.masked_fill(chances < torch.clamp(likeliest, max=least_chance), 0.0)
-    padded = torch.nn.functional.pad(chances, (0, -chances.shape[-1] % _BLOCK))
-    blocks = padded.view(*draws.shape, -1, _BLOCK)
+    if rest := -chances.shape[-1] % BLOCK:
+        chances = torch.nn.functional.pad(chances, (0, rest))
+    blocks = chances.view(*draws.shape, -1, BLOCK)
     sums = blocks.sum(-1).cumsum(-1)
     wanted = _within((draws * sums[..., -1])[..., None], sums)
     block = torch.searchsorted(sums, wanted, right=True)
     before = torch.nn.functional.pad(sums, (1, 0)).gather(-1, block)
-    inside = blocks.gather(-2, block[..., None].expand(*block.shape, _BLOCK))[..., 0, :].cumsum(-1)
+    inside = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK))[..., 0, :].cumsum(-1)
     place = torch.searchsorted(inside, _within(wanted - before, inside), right=True)
-    return (block * _BLOCK + place)[..., 0]
+    return (block * BLOCK + place)[..., 0]
 
 
 def _within(wanted: Tensor, sums: Tensor) -> Tensor:

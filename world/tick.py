@@ -73,7 +73,9 @@ class Ticker:
         self._margin = config.margin if spec.layout.map_rows else 0
         self._spec = spec
         self._model = WorldModel(model_config, spec, tokenizer.vocab_size).eval()
-        self._dreamer = Dreamer(self._model, config.dream, margin=self._margin, num_tokens=tokenizer.num_tokens)
+        self._dreamer = Dreamer(
+            self._model, config.dream, margin=self._margin, num_tokens=tokenizer.num_tokens, solid=spec.solid
+        )
         self.weights_version = 0
 
     @property

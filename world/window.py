@@ -15,18 +15,26 @@ def owners(poses: Int32Array, height: int, width: int) -> tuple[BoolArray, IntpA
     Poses (B, A, 2) → `here` (B, A, H, W), and `index` (B, A, H, W) into the A·H·W cells of the same world. A cell
     near the edge of one window lacks neighbours there; another agent's window may have them.
     """
-    half = np.array([height // 2, width // 2])
-    cells = np.moveaxis(np.indices((height, width)), 0, -1) - half
-    places = poses[:, :, None, None, :] + cells
-    relative = places[:, :, :, :, None, :] - poses[:, None, None, None, :, :]
-    beyond = np.abs(relative).astype(np.int64)
-    distance = beyond.max(axis=-1)
-    inside = ((relative + half >= 0) & (relative + half < [height, width])).all(axis=-1)
-    owner = np.where(inside, distance, np.iinfo(np.int64).max).argmin(axis=-1)
-    chosen = np.take_along_axis(relative, owner[..., None, None], axis=-2)[..., 0, :] + half
-    index = owner * (height * width) + chosen[..., 0] * width + chosen[..., 1]
-    here = owner == np.arange(poses.shape[1])[:, None, None]
-    return here, index.astype(np.intp)
+    offsets = poses[:, :, None] - poses[:, None]
+    rows, cols = (offsets[..., axis, None] + np.arange(size) for axis, size in enumerate((height, width)))
+    beyond = [_beyond(places, size) for places, size in ((rows, height), (cols, width))]
+    owner = np.maximum(beyond[0][..., :, None], beyond[1][..., None, :]).argmin(axis=2)
+    batch, agent, y, x = np.ogrid[tuple(map(slice, owner.shape))]
+    index = owner * (height * width) + rows[batch, agent, owner, y] * width + cols[batch, agent, owner, x]
+    return owner == agent, index.astype(np.intp)
+
+
+def _beyond(places: Int32Array, size: int) -> Int32Array:
+    """Return how far rows or columns of windows (…) are from the middle; outside, farther than any."""
+    return np.where((places >= 0) & (places < size), np.abs(places - size // 2), np.iinfo(np.int32).max)
+
+
+def stood_on(poses: Int32Array, height: int, width: int) -> BoolArray:
+    """Return on which cells (…, A, H, W) of the windows at poses (…, A, 2) somebody stands."""
+    offset = poses[..., None, :, :] - poses[..., :, None, :]
+    y, x = (offset[..., axis, None] + size // 2 == np.arange(size) for axis, size in enumerate((height, width)))
+    stood: BoolArray = (y[..., :, None] & x[..., None, :]).any(axis=-3)
+    return stood
 
 
 def unmerged(batch: int, agents: int, height: int, width: int) -> tuple[BoolArray, IntpArray]:

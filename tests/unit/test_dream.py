@@ -1,5 +1,7 @@
 """What a dream promises: the same tick twice is the same tick, in one truth, drawn as the model believes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -212,3 +214,62 @@ def test_impossible_settings_are_refused() -> None:
         DreamConfig(passes=0)
     with pytest.raises(ConfigError, match="temperature"):
         DreamConfig(temperature=-1.0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_solid_agents_never_come_to_a_cell_that_another_is_on(compiled: bool) -> None:
+    env = CountingEnv(num_agents=4)
+    rng = np.random.default_rng(0)
+    places = [rng.permutation(9)[:4] for _ in range(64)]
+    poses = torch.from_numpy(np.stack([np.stack([p // 3, p % 3], -1) for p in places]).astype(np.int64))
+    turns = torch.from_numpy(np.stack([rng.permutation(4) for _ in places]))
+    slots = replace(random_slots(env.spec, VOCAB, batch=64), poses=poses, turns=turns)
+    model, trespasses = stirred_model(env.spec, VOCAB), {}
+    for solid in (False, True):
+        dreamer = Dreamer(model, DreamConfig(precision="float32"), margin=1, solid=solid)
+        # Asked of all worlds at once, as where no branch can be taken.
+        dreamer._config = replace(dreamer._config, compiled=compiled) if solid else dreamer._config
+        chances = [torch.from_numpy(rng.random((64, 4), np.float32)) for _ in range(2)]
+        moves = torch.randn(64, 4, 10, generator=torch.Generator().manual_seed(1)).index_fill(
+            -1, torch.tensor([ELSEWHERE]), float("-inf")
+        )
+        moved = displacement_of(dreamer._moved(moves, slots, *chances).numpy().astype(np.uint8))
+        trespasses[solid] = sum(_trespasses(*world) for world in zip(poses.numpy(), moved, turns.numpy(), strict=True))
+    assert trespasses[False] > 20 and trespasses[True] == 0
+
+
+def _trespasses(poses: np.ndarray, moved: np.ndarray, turns: np.ndarray) -> int:
+    at, count = [tuple(pose) for pose in poses], 0
+    for agent in np.argsort(turns):
+        place = tuple(poses[agent] + moved[agent])
+        count += moved[agent].any() and place in at[:agent] + at[agent + 1 :]
+        at[agent] = place
+    return count
+
+
+def test_who_is_in_nobodys_way_moves_as_if_alone() -> None:
+    env = CountingEnv(num_agents=2)
+    slots = replace(random_slots(env.spec, VOCAB, batch=8), poses=torch.tensor([[0, 0], [9, 9]]).expand(8, -1, -1))
+    dreamt = [
+        Dreamer(stirred_model(env.spec, VOCAB), DreamConfig(), margin=1, solid=solid).tick(slots, range(8), [3] * 8)
+        for solid in (False, True)
+    ]
+    _assert_same(*dreamt)
+
+
+def test_the_second_draw_is_of_what_is_left() -> None:
+    """Among 4,000 worlds in which the cell to the east is taken, what is left keeps its odds."""
+    env, count = CountingEnv(num_agents=2), 4_000
+    slots = random_slots(env.spec, VOCAB, batch=1)
+    slots = replace(slots, poses=torch.tensor([[[0, 0], [0, 1]]]), turns=torch.tensor([[0, 1]])).of_worlds(
+        torch.zeros(count, dtype=torch.int64)
+    )
+    dreamer = Dreamer(stirred_model(env.spec, VOCAB), DreamConfig(), margin=1, solid=True)
+    moves = torch.full((count, 2, 10), float("-inf"))
+    moves[:, 1, STAY] = 0.0
+    for step, odds in {5: 6.0, STAY: 1.0, 1: 3.0}.items():
+        moves[:, 0, step] = np.log(odds)
+    draws = torch.rand(2, count, 2, generator=torch.Generator().manual_seed(0))
+    drawn = dreamer._moved(moves, slots, *draws)[:, 0]
+    assert not (drawn == 5).any()
+    assert abs((drawn == 1).float().mean() - 0.75) < 4 * (0.75 * 0.25 / count) ** 0.5

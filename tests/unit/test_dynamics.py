@@ -172,7 +172,7 @@ def test_what_an_agent_does_to_where_it_reaches_is_seen_in_all_windows_that_hold
     east = torch.zeros(2, 9)
     east[0, 5] = 1.0
     nothing = torch.zeros(2, 5, 5, 8)
-    told = model.dynamics._touch(nothing, slots, east, torch.ones(2, 8))
+    told = model.dynamics._tell(nothing, slots, model.dynamics._touch(slots, east, torch.ones(2, 8)))
     expected = torch.zeros(2, 5, 5, 8)
     expected[0, 2, 3] = expected[1, 0, 2] = 1.0
     assert torch.equal(told, expected)
@@ -185,11 +185,13 @@ def test_every_cell_in_reach_of_an_event_is_told_where_about_it_it_is() -> None:
     event = empty.clone()
     event[0, 1] = torch.tensor([1, *(slots.poses[0, 0] + torch.tensor([-1, 1])).tolist()])
     nothing = torch.zeros(1, 7, 7, model.dynamics.table.weight.shape[1])
-    told = model.dynamics._befall(nothing, replace(slots, events=event))[0]
+    assert model.dynamics.about_event is not None
+    about = model.dynamics.about_event.weight
+    told = model.dynamics._tell(nothing, slots, model.dynamics._befall(replace(slots, events=event), about))[0]
     # Two cells around (2, 4) of the window, each told something of its own.
     assert torch.equal(told.any(-1), torch.tensor([[y <= 4 and x >= 2 for x in range(7)] for y in range(7)]))
     assert len(told[:5, 2:].flatten(0, 1).unique(dim=0)) == 25
-    assert not model.dynamics._befall(nothing, replace(slots, events=empty)).any()
+    assert not model.dynamics._befall(replace(slots, events=empty), about)[0].any()
 
 
 def test_on_a_screen_an_action_reaches_all_cells_of_its_agent_and_none_of_others() -> None:

@@ -43,6 +43,16 @@ def test_every_tick_of_every_world_is_recorded_once(tmp_path: Path) -> None:
     assert (stats.items, stats.worlds, stats.duplicates) == (_ITEMS, 3, 0)
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_worlds_may_live_before_they_are_recorded(tmp_path: Path, num_processes: int) -> None:
+    late = _rows(_record(tmp_path / "late", replace(CONFIG, most_lived_ticks=60, num_processes=num_processes)))
+    ticks = {
+        world: sorted(tick for each, tick, _ in late if each == world) for world in {world for world, _, _ in late}
+    }
+    assert sorted(ticks.values()) == [list(range(1, 50)), list(range(30, 80)), list(range(60, 110))]
+    assert late <= _rows(_record(tmp_path / "all", replace(CONFIG, world_ticks=110))), "they are the same lives"
+
+
 def test_a_recording_that_is_there_is_read_and_not_repeated(tmp_path: Path) -> None:
     _record(tmp_path)
     stats = _record(tmp_path, stop_at=0.0).stats()
@@ -78,7 +88,7 @@ def test_what_memory_cannot_hold_is_refused_early(tmp_path: Path) -> None:
 
 
 def test_impossible_recordings_are_refused() -> None:
-    for bad in ({"num_worlds": 0}, {"chunk_ticks": 3_000}, {"budget_bytes": 0}):
+    for bad in ({"num_worlds": 0}, {"most_lived_ticks": -1}, {"chunk_ticks": 3_000}, {"budget_bytes": 0}):
         with pytest.raises(ConfigError):
             RecordingConfig(**bad)
 

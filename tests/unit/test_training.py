@@ -1,6 +1,7 @@
 """Training from recorded data: within its budget, to a learning rate of zero, and on again after an interruption."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -69,6 +70,29 @@ def test_a_training_uses_up_its_budget_judges_and_saves(tmp_path: Path, data: Pa
     assert json.loads(line)["metrics"]["changed_f1_known"]["value"] == pytest.approx(
         status.evaluation.metrics["changed_f1_known"].value
     )
+
+
+def test_a_training_may_begin_with_the_weights_of_another(tmp_path: Path, data: Path) -> None:
+    train(_plan(tmp_path / "first", data), command="")
+    before = restore(tmp_path / "first").weights
+    plan = replace(_plan(tmp_path / "again", data, steps=3), start=str(tmp_path / "first"))
+    assert train(plan, command="", stop=_after(1)).step < 3
+    shutil.rmtree(tmp_path / "first")
+    assert train(plan, command="").step == 3, "it goes on from its own checkpoint"
+    after, made = restore(tmp_path / "again").weights, load_newest(tmp_path / "again" / "checkpoints").manifest.made
+    assert made["start"] == plan.start
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) < 0.1
+    assert any((after[name] != before[name]).any() for name in before)
+
+
+def test_weights_that_know_another_tokenizer_are_refused(tmp_path: Path, data: Path) -> None:
+    train(_plan(tmp_path / "first", data), command="")
+    plan = _plan(tmp_path / "other", tmp_path / "data", steps=1)
+    train(replace(plan, warmup=replace(plan.warmup, explored_ticks=2, surveyed_seeds=1)), command="")
+    assert restore(tmp_path / "first").tokenizer.digest != restore(tmp_path / "other").tokenizer.digest
+    plan = replace(plan, out=tmp_path / "again", start=str(tmp_path / "first"))
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        train(plan, command="")
 
 
 def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(

@@ -63,6 +63,8 @@ class EnvSpec:
     turn_order: TurnOrder = "fixed"
     """Who acts first where joint actions conflict: always in the order of agents, or the first place moves on by
     one agent every tick."""
+    solid: bool = False
+    """Whether, at its turn, no agent comes to a cell of the map that another is on."""
     events: tuple[str, ...] = ()
     """Phrases of the world events that it can execute (`world.event`), by kind from 1."""
 

@@ -167,4 +167,8 @@ class AgentBlock(nn.Module):
         """
         read = torch.cat([cells.flatten(1, 2), others.to(cells.dtype)], dim=1)
         own = self.block(own, read, place[:, -1:], torch.cat([place[:, :-1], others_place], dim=1))
-        return cells + self.tell(self.norm(own))[:, :, None].to(cells.dtype), own
+        return self.told(cells, own), own
+
+    def told(self, cells: Tensor, own: Tensor) -> Tensor:
+        """Return cells (N, H, W, D) once they have heard of their agents (N, 1, D)."""
+        return cells + self.tell(self.norm(own))[:, :, None].to(cells.dtype)  # type: ignore[no-any-return]

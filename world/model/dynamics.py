@@ -91,6 +91,10 @@ class DynamicsConfig:
         return self.global_block() if kind == "global" else AgentBlock(self.global_block(), self.width)
 
 
+_Told = tuple[Tensor, Tensor]
+"""What is told (B, J, D) to the cells at places (B, J, 2) of worlds."""
+
+
 @dataclass(slots=True)
 class Encoded:
     """The windows before the outcome: cells (N, H, W, D), agents (N, D), status slots (N, S, D), looks (N, E)."""
@@ -228,12 +232,16 @@ class Dynamics(nn.Module):
         agents = encoded.agents + self.action(actions.flatten())
         if self.encounters is not None:
             agents = agents + self.encounters(slots, actions).flatten(0, 1)
-        cells, shares = self._place(encoded.cells, slots, self.intent(agents), slots.poses), None
+        shares, told = None, []
         if self.reach is not None:
             shares = self.reach.where(agents)
-            cells = self._touch(cells, slots, shares, self.reach.intent(agents))
-        if self.event is not None:
-            cells = self._befall(cells, slots)
+            told.append(self._touch(slots, shares, self.reach.intent(agents)))
+        if self.about_event is not None and _may_befall(slots):
+            told.append(self._befall(slots, self.about_event.weight))
+        cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses, *told)
+        if self.event is not None and self.about_event is None:
+            everywhere = self._events(slots).sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
+            cells = cells + everywhere[:, None, None].to(cells.dtype)
         for block in self.acting:
             cells = block(cells)
         if shares is not None:
@@ -265,10 +273,11 @@ class Dynamics(nn.Module):
         moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
             [displacement // 3 - 1, displacement % 3 - 1], dim=-1
         )
-        cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved)
+        told = []
         if acted.shares is not None:
             assert self.reach is not None
-            cells = self._touch(cells, slots, acted.shares, self.reach.effect(agents))
+            told.append(self._touch(slots, acted.shares, self.reach.effect(agents)))
+        cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved, *told)
         height, width = cells.shape[1:3]
         arrived = None
         if self.has_pose:
@@ -311,40 +320,35 @@ class Dynamics(nn.Module):
         kinds = slots.events[..., 0]
         return self.event((kinds - 1).clamp(min=0)) * (kinds > 0)[..., None]  # type: ignore[no-any-return]
 
-    def _befall(self, cells: Tensor, slots: Slots) -> Tensor:
-        """Tell cells of the events in whose reach they are, and where about each; on screens, all cells of all events.
+    def _befall(self, slots: Slots, about: Tensor) -> _Told:
+        """Return what cells in the reach of events are told of them, and, `about` (J, D), where each is about them.
 
         What an event makes of a cell follows from that cell and its place about the event's.
         """
-        events = self._events(slots)
-        if self.about_event is None:
-            everywhere = events.sum(1).repeat_interleave(slots.poses.shape[1], dim=0)
-            return cells + everywhere[:, None, None].to(cells.dtype)
-        places = places_about(slots.events[..., 1:], EVENT_REACH)
-        told = (events[:, :, None] + self.about_event.weight) * (slots.events[..., :1, None] > 0)
-        return self._add_at(cells, slots, told.flatten(1, 2), places.flatten(1, 2))
+        told = (self._events(slots)[:, :, None] + about) * (slots.events[..., :1, None] > 0)
+        return told.flatten(1, 2), places_about(slots.events[..., 1:], EVENT_REACH).flatten(1, 2)
 
-    def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor) -> Tensor:
-        """Add agents' vectors (N, D) to the cells at `poses` (B, A, 2); on screens, to all of each one's own."""
+    def _touch(self, slots: Slots, shares: Tensor, vectors: Tensor) -> _Told:
+        """Return what the nine cells about each agent are told: its vector (N, D), by its shares (N, 9) of them."""
+        spread = shares[..., None] * vectors[:, None]
+        return spread.reshape(len(slots.poses), -1, vectors.shape[-1]), places_about(slots.poses).flatten(1, 2)
+
+    def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor, *told: _Told) -> Tensor:
+        """Tell agents' vectors (N, D) to the cells at `poses` (B, A, 2), and on maps what else is told; on screens, to
+        all of each one's own.
+        """
         if self.has_pose:
-            return self._add_at(cells, slots, vectors.view(*poses.shape[:2], -1), poses)
+            return self._tell(cells, slots, (vectors.view(*poses.shape[:2], -1), poses), *told)
         return cells + vectors[:, None, None].to(cells.dtype)
 
-    def _touch(self, cells: Tensor, slots: Slots, shares: Tensor, vectors: Tensor) -> Tensor:
-        """Add agents' vectors (N, D) to the nine cells about each, by its shares (N, 9) of them."""
-        batch = len(slots.poses)
-        spread = (shares[..., None] * vectors[:, None]).reshape(batch, -1, vectors.shape[-1])
-        return self._add_at(cells, slots, spread, places_about(slots.poses).flatten(1, 2))
-
-    def _add_at(self, cells: Tensor, slots: Slots, vectors: Tensor, places: Tensor) -> Tensor:
-        """Add vectors (B, J, D) to the cells at `places` (B, J, 2), in every window that contains them."""
+    def _tell(self, cells: Tensor, slots: Slots, *told: _Told) -> Tensor:
+        """Add what is told to the cells of all windows that contain the places, in one copy of them."""
         num, height, width, _ = cells.shape
-        index, inside = places_in_windows(slots.poses, places, height, width)
+        vectors = torch.cat([vector.to(cells.dtype) for vector, _ in told], dim=1)
+        index, inside = places_in_windows(slots.poses, torch.cat([places for _, places in told], dim=1), height, width)
         index = index + torch.arange(num, device=cells.device).view(*index.shape[:2], 1) * (height * width)
         spread = vectors[:, None] * inside[..., None]
-        flat = cells.flatten(0, 2)
-        added = flat.index_add(0, index.flatten(), spread.flatten(0, 2).to(flat.dtype))
-        return added.view_as(cells)
+        return cells.flatten(0, 2).index_add(0, index.flatten(), spread.flatten(0, 2)).view_as(cells)
 
     def _appearance(self, slots: Slots) -> Tensor:
         """Return what each agent looks like (N, E), by the cell that it is on and by its status."""
@@ -400,3 +404,8 @@ class Dynamics(nn.Module):
             torch.cat([other.to(agents.dtype) for other in others], dim=1),
             torch.cat(places, dim=1).clamp(-_FARTHEST, _FARTHEST),
         )
+
+
+def _may_befall(slots: Slots) -> bool:
+    """Whether an event befalls any world, as far as can be asked: a graph has no branches."""
+    return torch.compiler.is_compiling() or slots.events.device.type != "cpu" or bool(slots.events[..., 0].any())

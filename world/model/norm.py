@@ -41,6 +41,15 @@ class _RMSNorm(torch.autograd.Function):
         return by_input.view(grads[0].shape), along.sum(0, dtype=gain.dtype)
 
 
+def inverse_length(x: Tensor) -> Tensor:
+    """Return one over the lengths (…, 1) of x (…, D), at most a million, for what scales something smaller than x.
+
+    Of the type of x, though summed in float32: to ask for float32 would make a copy of x first, which can take ten
+    times as long as the sums.
+    """
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-6).reciprocal()  # type: ignore[no-any-return]
+
+
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """Return x (…, D) at unit root mean square, times a gain (D,), in the precision of x.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from world.model.blocks import GatedMLP, RMSNorm
 from world.model.heads import TwoHotHead
+from world.model.norm import inverse_length
 
 UNIFORM_SHARE = 0.01
 """Of every policy, so that no action is ever impossible (arXiv 2301.04104, table 2)."""
@@ -26,8 +27,11 @@ class Reader(nn.Module):
 
     def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
         """Return (N, D) from cells (N, P, D) and the agent's own slot (N, D)."""
-        cells = self.norm(cells)
-        read = F.scaled_dot_product_attention(self.query(agent)[:, None], cells, cells)[:, 0]
+        # Cells enter at unit scale (`RMSNorm`), of which no copy is made: it is scores and shares that are scaled.
+        gain, scale = self.norm.weight.to(cells.dtype), inverse_length(cells) * cells.shape[-1] ** 0.5
+        scores = (cells @ (self.query(agent) * gain)[..., None].to(cells.dtype)) * scale
+        shares = torch.softmax(scores * cells.shape[-1] ** -0.5, dim=-2) * scale
+        read = (shares.to(cells.dtype).transpose(-1, -2) @ cells)[:, 0] * gain
         return self.mlp(self.mix(torch.cat([agent, read], dim=-1)))  # type: ignore[no-any-return]
 
 

@@ -89,7 +89,7 @@ def places_in_windows(poses: Tensor, of: Tensor, height: int, width: int) -> tup
 
     A window is centred on its agent's pose (B, A, 2). Cells outside are clipped, so that the index is valid.
     """
-    relative = of[:, None] - poses[:, :, None] + torch.tensor([height // 2, width // 2], device=poses.device)
-    y, x = relative[..., 0], relative[..., 1]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside
+    size = torch.tensor([height, width], device=poses.device)
+    cell = of[:, None] - poses[:, :, None] + size // 2
+    clipped = cell.minimum(size - 1).clamp(min=0)
+    return clipped[..., 0] * width + clipped[..., 1], (clipped == cell).all(-1)

@@ -31,6 +31,7 @@ class HomesteadGrounded:
             agents=tuple(f"agent_{i}" for i in range(self.config.num_agents)),
             num_actions=NUM_ACTIONS,
             turn_order="rotating",
+            solid=True,
             layout=render.layout_of(self.config),
             # Where nobody has a place, no event has one.
             events=EVENTS if self._is_map else (),
