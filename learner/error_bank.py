@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from world.field import UNSEEN, Uint16Array, age_buckets
+from world.field import NOW, UNSEEN, Uint16Array
 from world.window import stood_on
 
 KEPT: Final = 8
 """R: of each true token, the newest wrong ones that were drawn in its place."""
-_NOW: Final = age_buckets(np.zeros(1, np.int32), 0)[0]
 
 Columns = Mapping[str, NDArray[np.generic]]
 
@@ -62,7 +61,7 @@ class ErrorBank:
         hit = shown & (rng.random(shape, np.float32) < rate[:, :, None, None, None])
         hit &= (wrong != UNSEEN) & (newest != UNSEEN)
         tokens[hit, 1:], ages[hit, 1:-1] = tokens[hit, :-1], ages[hit, :-2]
-        tokens[hit, 0], ages[hit, 0] = wrong[hit], _NOW
+        tokens[hit, 0], ages[hit, 0] = wrong[hit], NOW
         return {**columns, "tokens": tokens, "ages": ages}
 
     def state(self) -> dict[str, Tensor]:

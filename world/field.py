@@ -313,6 +313,10 @@ NUM_AGE_BUCKETS = int(_BUCKETS[-1]) + 1
 """Bucket 0 is "never"; then one for each of 0 … 7 ticks, then four for each doubling up to 4,096."""
 
 
+NOW = int(_BUCKETS[0])
+"""The bucket of what is seen, or set, at this very tick."""
+
+
 def age_buckets(set_at: Int32Array, tick: int) -> Uint8Array:
     """Return log-bucketed ages of ticks `set_at` (…) at `tick`; 0 where it was never set."""
     ages: BoolArray = set_at >= 0

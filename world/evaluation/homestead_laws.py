@@ -35,14 +35,13 @@ from world.envs.homestead.tiles import (
     ground_code,
 )
 from world.evaluation.codes import GROWS, NO_CODE, CodeTable, is_agent, is_body, is_landmark
-from world.field import age_buckets
+from world.field import NOW
 from world.trajectory import Transitions, displacement_of
 
 LAWS = ("agents", "movement", "placement", "landmarks", "terrain", "inventory", "transaction", "uncaused")
 """Each agent is where its pose says and nowhere else, and keeps its colour; moves only as it acted; never into what
 blocks; landmarks and walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing
 changes by itself but what grows, or what a world event makes of cells near its place."""
-_NOW = age_buckets(np.zeros(1, np.int32), 0)[0]
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
 _WALL = ground_code(Terrain.WALL)
 _FOR_EVER = (VOID_CODE, _WALL, THING_CODE + Thing.BENCH)
@@ -196,7 +195,7 @@ def broken_laws(ticks: Transitions, table: CodeTable) -> dict[str, BoolArray]:
 def _scene(ticks: Transitions, table: CodeTable) -> _Scene:
     height, width = ticks.tokens.shape[2:4]
     past = table.codes(ticks.tokens)
-    in_sight = ticks.ages[..., -1] == _NOW
+    in_sight = ticks.ages[..., -1] == NOW
     lasting = np.where(is_body(past), NO_CODE, past)
     newest = np.take_along_axis(lasting, (lasting != NO_CODE).argmax(axis=-1)[..., None], axis=-1)[..., 0]
     status = [table.codes(tokens) for tokens in (ticks.status, ticks.next_status)]

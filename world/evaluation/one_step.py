@@ -20,14 +20,11 @@ from world.evaluation.metrics import (
     mean_of,
     row_of,
 )
-from world.field import UNSEEN, Uint16Array, age_buckets
+from world.field import NOW, UNSEEN, Uint16Array
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel
 from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions
 from world.window import owners, unmerged
-
-_NOW = age_buckets(np.zeros(1, np.int32), 0)[0]
-"""The age bucket of what is seen at this very tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
     for name, among in {"nll_bits": answers.observed, "nll_bits_known": answers.observed & (last != UNSEEN)}.items():
         left_out = answers.observed & ~among
         bits = {
-            who: _per_agent(answer.bits - _summed(answer.cell_bits, left_out), ticks.num_agents)
+            who: _per_agent(answer.bits - summed(answer.cell_bits, left_out), ticks.num_agents)
             for who, answer in foretold.items()
         }
         copying = _copying_bits(ticks, among, tokenizer.vocab_size) / ticks.actions.size
@@ -137,11 +134,11 @@ def merged_once(model: WorldModel, ticks: Transitions) -> BoolArray:
 
 def without_memory(ticks: Transitions) -> Transitions:
     """Return the ticks as one would know them who sees only the present: no older tokens, no ages, no recurrence."""
-    visible = ticks.ages[..., -1] == _NOW
+    visible = ticks.ages[..., -1] == NOW
     tokens = np.zeros_like(ticks.tokens)
     tokens[..., 0] = np.where(visible, ticks.tokens[..., 0], np.uint16(UNSEEN))
     ages = np.zeros_like(ticks.ages)
-    ages[..., 0] = ages[..., -1] = np.where(visible, _NOW, np.uint8(0))
+    ages[..., 0] = ages[..., -1] = np.where(visible, NOW, np.uint8(0))
     return replace(ticks, tokens=tokens, ages=ages, memory=np.zeros_like(ticks.memory))
 
 
@@ -150,8 +147,8 @@ def _with_truth(ticks: Transitions, oracle: Uint16Array) -> Transitions:
     tokens, ages = ticks.tokens.copy(), ticks.ages.copy()
     stale = tokens[..., 0] != oracle
     tokens[stale, 1:], ages[stale, 1:-1] = tokens[stale, :-1], ages[stale, :-2]
-    tokens[..., 0], ages[..., -1] = oracle, _NOW
-    ages[..., 0] = np.where(stale, _NOW, ages[..., 0])
+    tokens[..., 0], ages[..., -1] = oracle, NOW
+    ages[..., 0] = np.where(stale, NOW, ages[..., 0])
     return replace(ticks, tokens=tokens, ages=ages)
 
 
@@ -171,7 +168,7 @@ def _through_pixels(tokenizer: Tokenizer, truth: Uint16Array, status: Uint16Arra
     return back
 
 
-def _summed(cell_bits: Float32Array, among: BoolArray) -> FloatArray:
+def summed(cell_bits: Float32Array, among: BoolArray) -> FloatArray:
     """Return the bits (T,) of the cells (T, A, H, W) chosen."""
     return np.where(among, cell_bits, 0.0).reshape(len(cell_bits), -1).sum(axis=1, dtype=np.float64)  # type: ignore[no-any-return]
 

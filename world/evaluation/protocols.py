@@ -18,6 +18,7 @@ from world.evaluation.crafter_limits import CrafterTruth, limit_scores
 from world.evaluation.cross_agent import cross_agent_scores
 from world.evaluation.events import event_scores
 from world.evaluation.homestead_laws import broken_laws
+from world.evaluation.homestead_limits import rule_scores
 from world.evaluation.invariants import agreement_scores, invariant_scores, joined
 from world.evaluation.metrics import Scores, merged
 from world.evaluation.one_step import ask, edit_scores
@@ -176,6 +177,7 @@ class Evaluation:
             event_scores(answers),
             nll_by_age(answers, ages, tokenizer.vocab_size),
             *([chance_gaps(answers, chances)] if chances else []),
+            *([rule_scores(answers, np.stack(record.rules_bits))] if record.rules_bits else []),
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]

@@ -9,6 +9,7 @@ Axes: N cells, A agents, n changes.
 
 import heapq
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from world.envs.grounded import BY_CHANCE, BY_NATURE
 from world.envs.homestead.draws import draw, unit
@@ -62,6 +63,36 @@ class Simulation(EventfulMap):
         of; the world is then of no further use.
         """
         state = self.state
+        self._act_in_turn(actions)
+        self._wander()
+        for kind, y, x in events:
+            self._befall(kind, y, x)
+        state.tick += 1
+        self._grow()
+        self._ripen_commons()
+        self._hold_doors()
+        self._settle()
+        return self._rewards
+
+    def after_actions(self, actions: Sequence[int]) -> Self:
+        """Return a copy in which the joint action is done, and nothing has happened by itself yet."""
+        twin = self.clone()
+        twin._act_in_turn(actions)
+        return twin
+
+    def commons(self) -> dict[int, float]:
+        """Return the bare plants of the commons, and the chance with which each ripens now."""
+        count, rate = len(self._commons), self.config.commons_rate
+        near = {cell: self._ripe_near(number) for number, cell in enumerate(self._commons)}
+        bare = (cell for cell in self._commons if self.thing_at[cell] == Thing.COMMONS_BARE)
+        return {cell: min(rate * near[cell], 1.0 / count) for cell in bare}
+
+    def lets_animals_in(self, cell: int) -> bool:
+        """Return whether an animal could step onto a cell, were no other animal there."""
+        return self._is_bare(cell) and self.occupant[cell] in (0, ANIMAL)
+
+    def _act_in_turn(self, actions: Sequence[int]) -> None:
+        state = self.state
         count = len(state.cells)
         for agent in range(count):
             if not 0 <= actions[agent] < len(Action):
@@ -75,15 +106,6 @@ class Simulation(EventfulMap):
         first = -state.tick % count
         for agent in (*range(first, count), *range(first)):
             self._act(agent, actions[agent])
-        self._wander()
-        for kind, y, x in events:
-            self._befall(kind, y, x)
-        state.tick += 1
-        self._grow()
-        self._ripen_commons()
-        self._hold_doors()
-        self._settle()
-        return self._rewards
 
     def _act(self, agent: int, action: int) -> None:
         if action == Action.NOOP:
@@ -260,10 +282,12 @@ class Simulation(EventfulMap):
         bits = draw(self.state.seed, self.state.tick, _COMMONS_KEY)
         chosen = bits % count
         cell = self._commons[chosen]
-        if self.thing_at[cell] == Thing.COMMONS_BARE:
-            ripe = sum(self.thing_at[near] == Thing.COMMONS_RIPE for near in self._near[chosen])
-            if unit(bits) < self.config.commons_rate * ripe * count:
-                self._put(cell, Thing.COMMONS_RIPE, BY_CHANCE)
+        is_bare, rate = self.thing_at[cell] == Thing.COMMONS_BARE, self.config.commons_rate
+        if is_bare and unit(bits) < rate * self._ripe_near(chosen) * count:
+            self._put(cell, Thing.COMMONS_RIPE, BY_CHANCE)
+
+    def _ripe_near(self, plant: int) -> int:
+        return sum(self.thing_at[near] == Thing.COMMONS_RIPE for near in self._near[plant])
 
     def _hold_doors(self) -> None:
         for door, weights in self.pressure:

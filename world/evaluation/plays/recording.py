@@ -9,8 +9,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world.envs.grounded import Int32Array, Uint8Array
+from world.envs.grounded import Float32Array, Int32Array, Uint8Array
 from world.envs.homestead.grounded import HomesteadGrounded
+from world.envs.homestead.odds import Odds
+from world.envs.homestead.rules import Simulation
 from world.evaluation.by_age import Ages
 from world.evaluation.crafter_limits import CrafterTruth
 from world.evaluation.one_step import HeldOut
@@ -43,6 +45,8 @@ class Recording:
     unseen_for: list[Int32Array] = field(default_factory=list)
     stands: list[Int32Array] = field(default_factory=list)
     """(A, 3) of homesteads: row and column where each agent truly is after the tick, and which heading its view has."""
+    rules_bits: list[Float32Array] = field(default_factory=list)
+    """(A, H, W) of homesteads that are maps: what each cell costs whoever knows the rules and the state."""
     crafted: list[CrafterTruth] = field(default_factory=list)
     """What truly is in the windows of Crafter worlds, tick by tick."""
 
@@ -67,8 +71,9 @@ def record_ticks(
             continue
         known = [_known(stage, world) for world in worlds]
         before = [_kinds(stage, world) for world in worlds]
-        for world, kinds, (truth, of_token, unseen_for), done in zip(
-            worlds, before, known, stage.ticker.tick(worlds), strict=True
+        ruled = [_Ruled.of(stage, world) for world in worlds]
+        for world, kinds, rules, (truth, of_token, unseen_for), done in zip(
+            worlds, before, ruled, known, stage.ticker.tick(worlds), strict=True
         ):
             if done.row is None:
                 continue
@@ -79,6 +84,8 @@ def record_ticks(
                 record.truths.append(truth)
             if isinstance(world.env, HomesteadGrounded):
                 record.stands.append(_stands(world.env))
+            if rules is not None:
+                record.rules_bits.append(rules.bits(done.effects.actions))
             if kinds is not None:
                 record.crafted.append(kinds.now())
 
@@ -90,6 +97,27 @@ def _known(stage: Stage, world: LiveWorld) -> tuple[Uint16Array | None, Int32Arr
     _, set_at, seen_at = snapshot.field.layers[layer].read(y, x)
     ages = [np.where(at == NEVER, NEVER, snapshot.tick - at).astype(np.int32) for at in (set_at[..., 0], seen_at)]
     return stage.truth_at(world, y, x), ages[0], ages[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """A homestead before a tick, and the cells y, x (A, H, W) of its windows."""
+
+    env: HomesteadGrounded
+    before: Simulation
+    cells: tuple[Int32Array, Int32Array]
+
+    @classmethod
+    def of(cls, stage: Stage, world: LiveWorld) -> "_Ruled | None":
+        """Return what is to be known of a world before its tick; None for any but homesteads that are maps."""
+        if not isinstance(world.env, HomesteadGrounded) or not stage.margin or world.ended:
+            return None
+        _, y, x = world.snapshot.field.window_cells(world.snapshot.poses, stage.margin)
+        return cls(world.env, world.env.simulation.clone(), (y, x))
+
+    def bits(self, actions: Int32Array) -> Float32Array:
+        """Return the bits (A, H, W) of what the tick of a joint action came to, by the rules."""
+        return Odds.of(self.before, actions.tolist()).bits(self.env.simulation, *self.cells)
 
 
 @dataclass(frozen=True, slots=True)
