@@ -70,6 +70,7 @@ class Posed(Countdown):
     """Says where its agents are."""
 
     view_layout = ViewLayout(rows=3, cols=3, map_rows=3, tile_px=2)
+    solid = True
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         return spaces.Box(0, 255, (6, 6, 3), np.uint8)
@@ -141,6 +142,7 @@ def test_a_restored_environment_stands_where_it_was_left() -> None:
 def test_a_declared_layout_brings_poses_and_changes_through() -> None:
     env = PettingZooGrounded(Posed(), name="posed")
     assert env.spec.layout == Posed.view_layout
+    assert env.spec.solid and not PettingZooGrounded(Countdown(), name="countdown").spec.solid
     assert env.reset(0).poses.tolist() == [[5, 7]] * 3
     step = env.step(NOBODY_STAYS)
     assert step.observed.poses.tolist() == [[6, 2], [6, 3], [6, 4]] and step.changes.tolist() == [[6, 7, 0]]

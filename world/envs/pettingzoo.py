@@ -1,7 +1,7 @@
 """A PettingZoo `ParallelEnv` as a grounded world.
 
-An environment may say more of itself than PettingZoo asks for: `view_layout` (a `ViewLayout`), `info["pose"]` and
-`info["changed"]`. Without a layout, all that an agent sees is its screen.
+An environment may say more of itself than PettingZoo asks for: `view_layout` (a `ViewLayout`), `info["pose"]`,
+`info["changed"]`, and `solid` (of `EnvSpec`). Without a layout, all that an agent sees is its screen.
 """
 
 from typing import Any
@@ -46,6 +46,7 @@ class PettingZooGrounded(RepeatableEnv):
             agents=tuple(str(agent) for agent in agents),
             num_actions=num_actions,
             layout=self._sense.layout,
+            solid=getattr(env, "solid", False) is True,
         )
         self._agents = agents
 
