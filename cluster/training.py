@@ -18,12 +18,13 @@ from cluster.interruption import Interruption
 from cluster.output import print_json
 from cluster.presets import of_env, preset
 from cluster.run_folder import RunFolder, continued
-from learner.checkpoint import newest_checkpoint
-from learner.start import NOTHING
-from learner.train import CHECKPOINTS, TrainingPlan, train, within_budget
+from learner.checkpoint import has_checkpoint, newest_checkpoint
+from learner.start import NOTHING, fitting
+from learner.train import CHECKPOINTS, START, TrainingPlan, train, within_budget
 from learner.training import Budget, TrainingStatus
 from world.errors import ConfigError
 from world.evaluation.metrics import BASELINES
+from world.warmup import spec_of
 
 _DEFAULT_PRESET = "homestead-tiny"
 _DEFAULT_MINUTES = 10.0
@@ -57,6 +58,9 @@ def train_recorded(request: TrainingRequest, *, as_json: bool) -> bool:
         config = _continued(stored[1], request) if stored else _new(request)
         folder.check_space()
         if stored is None:
+            if config.start_from != NOTHING:
+                # Before the folder is told of it.
+                fitting(config.start_from, config.model, spec_of(config.env, config.num_agents).layout)
             folder.begin(config)
         with _Shown() as shown:
 
@@ -80,17 +84,20 @@ def train_recorded(request: TrainingRequest, *, as_json: bool) -> bool:
 
 def plan_of(config: RunConfig, budget: Budget, request: TrainingRequest) -> TrainingPlan:
     """Return the plan of a run's configuration."""
+    # Older folders name a start, and began with nothing.
+    begins = (request.out / START).exists() or not has_checkpoint(request.out / CHECKPOINTS)
+    start = config.start_from if begins else NOTHING
     return TrainingPlan(
         env=config.env,
         num_agents=config.num_agents,
         seed=config.seed,
         budget=budget,
         out=request.out,
-        start=config.start_from,
+        start=start,
         data=request.data,
         device=request.device,
         model=config.model,
-        learner=within_budget(config.learner, again=config.start_from != NOTHING),
+        learner=within_budget(config.learner, again=start != NOTHING),
         tick=config.tick,
         warmup=config.warmup,
         recording=config.recording,

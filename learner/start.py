@@ -44,10 +44,9 @@ def start_path(name: str) -> Path:
     return path
 
 
-def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout: ViewLayout) -> int:
-    """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
+def fitting(name: str, model: WorldModelConfig, layout: ViewLayout) -> Restored:
+    """Return the weights of a start, and their tokenizer.
 
-    Returns the step of these weights.
     Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes, or of
     worlds that are seen otherwise.
     """
@@ -61,10 +60,20 @@ def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout:
             f"{restored.path}: is of worlds seen as {restored.tokenizer.layout}, this run's are seen as {layout}; begin"
             " with other weights, or nothing"
         )
-    write(restored, start)
+    return restored
+
+
+def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout: ViewLayout) -> int:
+    """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
+
+    Returns the step of these weights. Raises as `fitting` does.
+    """
+    restored = fitting(name, model, layout)
     warmup.mkdir(parents=True, exist_ok=True)
     if not (warmup / TOKENIZER_FILE).exists():
         save_tokenizer(restored.tokenizer, warmup / TOKENIZER_FILE)
+    # Last, for where it is nothing more is brought.
+    write(restored, start)
     return restored.step
 
 

@@ -1,4 +1,4 @@
-"""One training from nothing to a checkpoint: prepare, record, train, judge. Plain Python, for any machine with torch.
+"""One training to a checkpoint: prepare, record, train, judge. Plain Python, for any machine with torch.
 
 from learner.train import TrainingPlan, train
 train(TrainingPlan(env="homestead", out=Path("out"), budget=Budget(seconds=600)), command="…")
@@ -18,14 +18,15 @@ import torch
 from learner.learner import Learner, LearnerConfig
 from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
 from learner.replay import ReplayShard
-from learner.restored import restore
+from learner.restored import Restored, restore
 from learner.schedule import ToZero
 from learner.start import NOTHING, bring
 from learner.training import Budget, Training, TrainingConfig, TrainingStatus
 from world.dream import DreamConfig
+from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer import Tokenizer
-from world.model.tokenizer_files import load_tokenizer
+from world.model.tokenizer_files import load_tokenizer, save_tokenizer
 from world.model.world_model import WorldModelConfig
 from world.tick import TickConfig
 from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
@@ -101,10 +102,8 @@ def train(
     `progress` is told how far preparations are, `tell` how far the training is; `command` is kept with the weights.
     Raises `ConfigError`, `EnvironmentUnusable`, `CheckpointError`, `ReplayError`, and `DiskFull`.
     """
-    data, start = plan.data or plan.out / DATA, plan.out / START
-    spec = spec_of(plan.env, plan.num_agents)
-    if plan.start != NOTHING and not start.exists():
-        bring(plan.start, start, data / WARMUP, plan.model, spec.layout)
+    data, spec = plan.data or plan.out / DATA, spec_of(plan.env, plan.num_agents)
+    begun = _begun(plan, data, spec) if plan.start != NOTHING else None
     warmup = _prepared(plan, data, progress)
     tokenizer = load_tokenizer(warmup / TOKENIZER_FILE)
     progress("reading recorded worlds", 0.0)
@@ -120,11 +119,8 @@ def train(
             seed=plan.seed,
             device=plan.device,
         )
-        if start.exists():
-            began = restore(start)
-            if began.tokenizer.digest != tokenizer.digest:
-                raise CheckpointError(f"{plan.start}: knows another tokenizer than {data}; choose another --data")
-            learner.begin_from(began.weights, step=0)
+        if begun is not None:
+            learner.begin_from(begun.weights, step=0)
         training = Training(
             plan.training,
             plan.budget,
@@ -137,6 +133,20 @@ def train(
         )
         with closing(training):
             return training.go_on(stop, tell)
+
+
+def _begun(plan: TrainingPlan, data: Path, spec: EnvSpec) -> Restored:
+    """Bring the weights to begin with, and to the data the tokenizer that they know; return them."""
+    start, known = plan.out / START, data / WARMUP / TOKENIZER_FILE
+    if not start.exists():
+        bring(plan.start, start, known.parent, plan.model, spec.layout)
+    begun = restore(start)
+    if not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(begun.tokenizer, known)
+    if load_tokenizer(known).digest != begun.tokenizer.digest:
+        raise CheckpointError(f"{plan.start}: knows another tokenizer than {data}; choose another --data")
+    return begun
 
 
 def _prepared(plan: TrainingPlan, data: Path, progress: Callable[[str, float], None]) -> Path:

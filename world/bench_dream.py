@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from world.dream import DreamConfig, Dreamer, at_once, seen_afterwards
+from world.dream import OWN_DRAWS, DreamConfig, Dreamer, at_once, seen_afterwards
 from world.errors import ConfigError
 from world.live import LiveWorld, begin, fork_dream
 from world.model.frozen import Precision, dtype_of, frozen
@@ -54,6 +54,8 @@ class _Stage(NamedTuple):
     num_tokens: int
     worlds: list[LiveWorld]
     slots: list[Slots]
+
+    solid: bool
 
     @property
     def margin(self) -> int:
@@ -186,12 +188,12 @@ def _stage(env: str, config: WorldModelConfig) -> _Stage:
         ticker.tick(worlds)
         if tick >= _TICKS // 2 and tick % 8 == 0:
             slots.append(ticker.slots(worlds, [ticker.windows(world) for world in worlds]))
-    return _Stage(ticker, tokenizer.num_tokens, worlds, slots)
+    return _Stage(ticker, tokenizer.num_tokens, worlds, slots, first.spec.solid)
 
 
 def _dreaming(stage: _Stage, case: _Case, *, device: str = "cpu", compiled: bool = False) -> Callable[[], object]:
     config = DreamConfig(passes=case.passes, precision=case.precision, device=device, compiled=compiled)
-    dreamer = Dreamer(stage.ticker.model, config, margin=stage.margin, num_tokens=stage.num_tokens, solid=True)
+    dreamer = Dreamer(stage.ticker.model, config, margin=stage.margin, num_tokens=stage.num_tokens, solid=stage.solid)
     num_worlds = case.agents * len(stage.worlds) // _AGENTS
     rows = torch.arange(num_worlds) % len(stage.worlds)
     chosen, turn = [slots.of_worlds(rows) for slots in stage.slots], [0]
@@ -209,7 +211,7 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
     model = frozen(ticker.model, dtype, stage.num_tokens)
     dreams = [replace(w, snapshot=fork_dream(w.snapshot, 1), env=None, policy=None) for w in stage.worlds]
     height, width = slots.tokens.shape[2:4]
-    num_draws = slots.poses.shape[1] * (4 + slots.status.shape[2] + height * width)
+    num_draws = slots.poses.shape[1] * (OWN_DRAWS + slots.status.shape[2] + height * width)
     actions, still = torch.zeros_like(slots.turns), torch.full_like(slots.turns, STAY)
     asked, poses, dynamics = _asked(slots, stage.margin), slots.poses.numpy().astype(np.int32), model.dynamics
     unknown = torch.full_like(slots.tokens[..., 0], model.mask)

@@ -3,7 +3,8 @@
 Axes: B worlds, A agents, N = B·A windows, H × W cells, P = H·W, S status cells, U actions, V tokens.
 
 All randomness comes from uniform draws keyed by (world's seed, tick): a repeated tick is the same tick, and no
-generator has to be kept.
+generator has to be kept. In bfloat16 that holds for the same worlds side by side, and on a GPU up to the order in which
+it adds what several agents tell one cell: what is committed is what was drawn, whatever a repetition would be.
 """
 
 import copy
@@ -26,6 +27,8 @@ from world.sampling import draws_for, sample
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
+OWN_DRAWS = 5
+"""Draws of an agent that are neither of its status nor of its cells."""
 _ROWS, _MOST_ROWS = 512, 2048
 """A CPU answers cells in a multiple of so many at once, up to so many: oneDNN builds its kernels for few shapes, and a
 processor's cache holds their logits."""
@@ -83,7 +86,8 @@ class _Told:
 
     slots: Slots
     draws: Tensor
-    """(B, A, 4 + S + P): for an action, a displacement, an end, what else there is to draw, status, and cells."""
+    """(B, A, 5 + S + P): of an action, a displacement, an end, the order of cells, a second displacement; of status and
+    cells."""
     merge: Tensor
     """(B, A·P) the cell of its world that answers for each cell."""
     here: Tensor
@@ -135,7 +139,7 @@ class Dreamer:
         self._make_ready()
         batch, agents, height, width = slots.tokens.shape[:4]
         cells, num_status = height * width, slots.status.shape[2]
-        per_agent = 4 + num_status + cells
+        per_agent = OWN_DRAWS + num_status + cells
         draws = torch.from_numpy(draws_for(seeds, ticks, agents * per_agent)).view(batch, agents, per_agent)
         poses = slots.poses.numpy().astype(np.int32)
         has_pose = self._model.dynamics.has_pose
@@ -190,9 +194,9 @@ class Dreamer:
         classes = torch.arange(NUM_DISPLACEMENTS, device=chosen.device)
         impossible = classes == ELSEWHERE if model.dynamics.has_pose else classes != STAY
         moves = answer.displacement_logits().float().masked_fill(impossible, float("-inf"))
-        displacement = self._moved(moves, slots, draws[..., 1], draws[..., 3])
+        displacement = self._moved(moves, slots, draws[..., 1], draws[..., 4])
         answer = answer.given(displacement=displacement)
-        status = self._draw(answer.status_logits(), draws[..., 4 : 4 + num_status])
+        status = self._draw(answer.status_logits(), draws[..., OWN_DRAWS : OWN_DRAWS + num_status])
         answer, tokens = self._cells(answer.given(status=status), told, displacement)
         ends = torch.sigmoid(answer.continuation_logits().float()) < draws[..., 2]
         rewards = model.reward.mean(answer.reward_logits())
@@ -209,7 +213,7 @@ class Dreamer:
         asked = told.here & seen_afterwards(slots.poses, displacement, height, width, self._margin).flatten(1)
         # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
         turn = reveal_order(slots.poses, height, width, passes, draws[:, 0, 3]).flatten(1)
-        chance = draws[..., 4 + slots.status.shape[2] :].flatten(1)
+        chance = draws[..., OWN_DRAWS + slots.status.shape[2] :].flatten(1)
         answered = torch.full_like(told.merge, mask)
         for number in range(passes):
             if number:

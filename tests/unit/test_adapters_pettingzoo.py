@@ -71,6 +71,7 @@ class Posed(Countdown):
 
     view_layout = ViewLayout(rows=3, cols=3, map_rows=3, tile_px=2)
     solid = True
+    turn_order = "rotating"
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         return spaces.Box(0, 255, (6, 6, 3), np.uint8)
@@ -142,10 +143,18 @@ def test_a_restored_environment_stands_where_it_was_left() -> None:
 def test_a_declared_layout_brings_poses_and_changes_through() -> None:
     env = PettingZooGrounded(Posed(), name="posed")
     assert env.spec.layout == Posed.view_layout
-    assert env.spec.solid and not PettingZooGrounded(Countdown(), name="countdown").spec.solid
+    plain = PettingZooGrounded(Countdown(), name="countdown").spec
+    assert (env.spec.solid, env.spec.turn_order, plain.solid, plain.turn_order) == (True, "rotating", False, "fixed")
     assert env.reset(0).poses.tolist() == [[5, 7]] * 3
     step = env.step(NOBODY_STAYS)
     assert step.observed.poses.tolist() == [[6, 2], [6, 3], [6, 4]] and step.changes.tolist() == [[6, 7, 0]]
+
+
+def test_an_order_of_turns_that_there_is_none_of_is_refused() -> None:
+    world = Posed()
+    world.turn_order = "any"
+    with pytest.raises(EnvironmentUnusable, match="turn_order must be one of"):
+        PettingZooGrounded(world, name="posed")
 
 
 def test_agents_with_unequal_spaces_are_refused() -> None:

@@ -132,13 +132,15 @@ def test_a_dreamer_keeps_its_weights_until_it_is_told_of_new_ones() -> None:
 
 
 @compiles
-@pytest.mark.parametrize(("passes", "blocks"), [(1, BLOCKS[0]), (3, BLOCKS[0]), (1, BLOCKS[1])])
-def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("passes", "blocks", "solid"), [(1, BLOCKS[0], True), (3, BLOCKS[0], False), (1, BLOCKS[1], True)]
+)
+def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: tuple[str, ...], solid: bool) -> None:
     env = CountingEnv(num_agents=3)
     config = small_config(outcome_blocks=blocks)
     model, slots = stirred_model(env.spec, VOCAB, config), random_slots(env.spec, VOCAB, batch=3)
     plain, compiled = (
-        Dreamer(model, DreamConfig(passes=passes, precision="float32", compiled=each), margin=1)
+        Dreamer(model, DreamConfig(passes=passes, precision="float32", compiled=each), margin=1, solid=solid)
         for each in (False, True)
     )
     # Traced, and run operation by operation: which would fail if anything of a tick had no place in a graph.

@@ -10,7 +10,19 @@ from learner.batches import MaskingConfig, make_batch
 from learner.losses import LossConfig, world_model_loss
 from tests.model_cases import CountingEnv, counting_ticker, counting_world, stirred_model
 from world.model.heads import ContinuationHead, RewardHead, TwoHotHead, symexp, symlog
+from world.model.policy import Reader
 from world.trajectory import Transitions
+
+
+def test_a_reader_attends_to_cells_at_unit_scale() -> None:
+    torch.manual_seed(0)
+    reader, cells, agents = Reader(16), 5 * torch.randn(4, 9, 16), torch.randn(4, 16)
+    torch.nn.init.uniform_(reader.norm.weight, 0.5, 2.0)
+    normed = reader.norm(cells)
+    read = torch.nn.functional.scaled_dot_product_attention(reader.query(agents)[:, None], normed, normed)[:, 0]
+    expected = reader.mlp(reader.mix(torch.cat([agents, read], dim=-1)))
+    torch.testing.assert_close(reader(cells, agents), expected, rtol=1e-4, atol=1e-4)
+
 
 few = settings(deadline=None, max_examples=40)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world.model.norm import rms_norm
+from world.model.norm import inverse_length, rms_norm
 
 _EPSILON = torch.finfo(torch.float32).eps
 
@@ -37,3 +37,13 @@ def test_what_is_no_more_than_zero_stays_zero_and_small_features_are_not_shrunk(
 def test_slots_that_lie_apart_in_memory_are_normed_too() -> None:
     x = torch.randn(4, 6, 8).transpose(0, 1)
     torch.testing.assert_close(rms_norm(x, torch.ones(8)), torch.nn.functional.rms_norm(x, (8,), None, _EPSILON))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_over_a_length_is_of_the_type_of_what_it_scales_and_never_infinite(dtype: torch.dtype) -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=dtype, requires_grad=True)
+    found = inverse_length(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found[0].detach(), torch.tensor([0.2], dtype=dtype), rtol=1e-2, atol=0)
+    found.sum().backward()
+    assert found.isfinite().all() and x.grad is not None and x.grad.isfinite().all()

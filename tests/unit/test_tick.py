@@ -262,6 +262,16 @@ def test_a_dream_advances_and_is_repeated_from_its_effects(map_rows: int) -> Non
         _assert_same_effects(ticker.tick([half])[0].effects, tick)
 
 
+def test_agents_of_a_homestead_never_dream_themselves_onto_one_cell() -> None:
+    ticker = _homestead_ticker(version=1, env_name="homestead:16x16x8")
+    world = begin(WorldId("w"), env_name="homestead:16x16x8", seed=3, memory_size=4)
+    ticker.tick([world])
+    dream = replace(world, snapshot=fork_dream(world.snapshot, 5), env=None, policy=None)
+    for _ in range(60):
+        ticker.tick([dream])
+        assert len(np.unique(dream.snapshot.poses, axis=0)) == 8
+
+
 def test_agents_of_a_dream_see_one_truth() -> None:
     env = CountingEnv(map_rows=4, cols=4)
     ticker, truth = counting_ticker(env, version=1), counting_world(env)

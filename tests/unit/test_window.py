@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from world.envs.grounded import ViewLayout
+from world.envs.grounded import ViewLayout, nowhere
 from world.field import MAP, Field
-from world.window import owners, unmerged, views_after
+from world.window import owners, stood_on, unmerged, views_after
 
 few = settings(deadline=None, max_examples=40)
 
@@ -58,3 +58,13 @@ def test_what_is_seen_after_a_move_is_what_the_field_shows_from_there(rows: int,
         for dx in (-1, 0, 1):
             moved = np.array([[dy, dx]], np.int32)
             np.testing.assert_array_equal(views_after(window, moved, margin), field.views(pose + moved))
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (5, 7), (4, 6)])
+def test_where_somebody_stands_is_told_in_all_windows(height: int, width: int) -> None:
+    poses = np.random.default_rng(height).integers(-3, 4, (2, 3, 4, 2)).astype(np.int32)
+    poses[0, 0] = nowhere(4)
+    stood = stood_on(poses, height, width)
+    for *where, y, x in np.ndindex(stood.shape):
+        place = poses[tuple(where)] + (y - height // 2, x - width // 2)
+        assert stood[(*where, y, x)] == (poses[tuple(where[:-1])] == place).all(-1).any()

@@ -1,15 +1,15 @@
 """A PettingZoo `ParallelEnv` as a grounded world.
 
 An environment may say more of itself than PettingZoo asks for: `view_layout` (a `ViewLayout`), `info["pose"]`,
-`info["changed"]`, and `solid` (of `EnvSpec`). Without a layout, all that an agent sees is its screen.
+`info["changed"]`, `turn_order` and `solid` (both of `EnvSpec`). Without a layout, all that an agent sees is its screen.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from world.envs.grounded import BoolArray, EnvSpec, Int32Array, Observed, Stepped, ViewLayout, nowhere
+from world.envs.grounded import BoolArray, EnvSpec, Int32Array, Observed, Stepped, TurnOrder, ViewLayout, nowhere
 from world.envs.gymnasium import NO_CHANGES, SEED_BOUND
 from world.envs.history import RepeatableEnv
 from world.envs.spaces import joint_action_of, sense_of
@@ -46,7 +46,8 @@ class PettingZooGrounded(RepeatableEnv):
             agents=tuple(str(agent) for agent in agents),
             num_actions=num_actions,
             layout=self._sense.layout,
-            solid=getattr(env, "solid", False) is True,
+            turn_order=_turn_order(env, name),
+            solid=bool(getattr(env, "solid", False)),
         )
         self._agents = agents
 
@@ -103,3 +104,10 @@ class PettingZooGrounded(RepeatableEnv):
                 poses[slot] = infos[agent]["pose"]
         self._views, self._poses = views, poses
         return Observed(views, np.where(gone[:, None], nowhere(len(poses)), poses).astype(np.int32))
+
+
+def _turn_order(env: object, name: str) -> TurnOrder:
+    declared: TurnOrder = getattr(env, "turn_order", "fixed")
+    if declared not in get_args(TurnOrder):
+        raise EnvironmentUnusable(f"{name}: its turn_order must be one of {get_args(TurnOrder)}, got {declared!r}")
+    return declared

@@ -1,4 +1,4 @@
-"""What limits a model of homestead: the bits of whoever knows the rules and what is in view.
+"""What limits a model of homestead: the bits of whoever knows its rules, where what is in view is all that counts.
 
 Axes: T ticks, A agents, H × W cells of a window.
 """
@@ -20,6 +20,8 @@ def rule_scores(answers: Answers, rules_bits: Float32Array, *, seed: int = 0) ->
     ticks = answers.ticks
     counted = answers.observed & _within_view(ticks.ages[..., -1] == NOW)
     rules = summed(rules_bits, counted)
+    if not rules.any():
+        return Scores({}, {"nll_of_rules": "chance decided nothing that was in view"})
     rows = {
         who: np.stack([told.bits - summed(told.cell_bits, answers.observed & ~counted), rules], axis=1)
         for who, told in answers.foretold.items()

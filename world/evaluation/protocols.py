@@ -201,7 +201,8 @@ class Evaluation:
             raise EnvironmentUnusable(f"{self._stage.env_name}: has one agent, and nobody it could agree with")
         truth, last = true_views(ticks, np.stack(record.stands), table, margin)
         known = self._stage.tokenizer.num_tokens
-        dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known)
+        # Only of homestead it is known who looks where, and its agents are solid.
+        dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known, solid=True)
         return self._report("agreement", screen_scores(truth, last, dreams), len(record.rows))
 
     def _recording(self) -> Recording:

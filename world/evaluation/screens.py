@@ -38,12 +38,19 @@ def true_views(ticks: Transitions, stands: Int32Array, table: CodeTable, margin:
 
 
 def dreamt_views(
-    model: WorldModel, ticks: Transitions, truth: Views, table: CodeTable, *, margin: int, num_tokens: int
+    model: WorldModel,
+    ticks: Transitions,
+    truth: Views,
+    table: CodeTable,
+    *,
+    margin: int,
+    num_tokens: int,
+    solid: bool = False,
 ) -> dict[str, dict[str, Views]]:
     """Return what agents see in dreams of one tick, by how it is drawn, then by who dreams, as `screen_scores` reads.
 
     On screens it is read where the agents truly are; on a map, where they are in the dream. Of the vocabulary the first
-    `num_tokens` stand for something.
+    `num_tokens` stand for something. `solid` as of `EnvSpec`.
     """
     dreamers = {"ours": (model, ticks), "no_memory": (model, without_memory(ticks))}
     if model.dynamics.hubs is not None:
@@ -52,7 +59,8 @@ def dreamt_views(
     for how, temperature in HOW.items():
         found[how] = {}
         for who, (dreaming, told) in dreamers.items():
-            dreamer = Dreamer(dreaming, DreamConfig(temperature=temperature), margin=margin, num_tokens=num_tokens)
+            config = DreamConfig(temperature=temperature)
+            dreamer = Dreamer(dreaming, config, margin=margin, num_tokens=num_tokens, solid=solid)
             tokens, displacement = _dreamt(dreamer, told)
             codes = codes_seen(_grids(tokens, displacement, margin), table)
             places = (ticks.poses + displacement_of(displacement)).astype(np.int32) if margin else truth.places

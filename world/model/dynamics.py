@@ -407,5 +407,8 @@ class Dynamics(nn.Module):
 
 
 def _may_befall(slots: Slots) -> bool:
-    """Whether an event befalls any world, as far as can be asked: a graph has no branches."""
-    return torch.compiler.is_compiling() or slots.events.device.type != "cpu" or bool(slots.events[..., 0].any())
+    """Whether an event befalls any world, where that can be asked and nothing is learned: a graph has no branches, and
+    what is left out has no gradient.
+    """
+    can_ask = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and slots.events.device.type == "cpu"
+    return not can_ask or bool(slots.events[..., 0].any())

@@ -44,10 +44,9 @@ class _RMSNorm(torch.autograd.Function):
 def inverse_length(x: Tensor) -> Tensor:
     """Return one over the lengths (…, 1) of x (…, D), at most a million, for what scales something smaller than x.
 
-    Of the type of x, though summed in float32: to ask for float32 would make a copy of x first, which can take ten
-    times as long as the sums.
+    Of the type of x, though summed in float32: to ask for float32 would make a copy of x first.
     """
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-6).reciprocal()  # type: ignore[no-any-return]
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-6).reciprocal().to(x.dtype)  # type: ignore[no-any-return]
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:

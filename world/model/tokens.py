@@ -98,14 +98,10 @@ class TokenHead(ReadsTable):
         ways = self._ways[candidates[..., self.newest]]
         named = self.project(x) + (self.way(x)[..., None] * ways).sum(-2)
         named = named if arrived is None else named + arrived.to(named.dtype)
-        logits = nn.functional.linear(named, self._answers.to(named.dtype)).float() + self.bias
+        logits = nn.functional.linear(named, self.table.weight[:-1].to(named.dtype)).float() + self.bias
         logits = logits.scatter_add(-1, candidates, self.point(x).float())
         logits[..., 0] = float("-inf")
         return logits
-
-    @property
-    def _answers(self) -> Tensor:
-        return self.table.weight[:-1]
 
     @property
     def _ways(self) -> Tensor:

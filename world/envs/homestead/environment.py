@@ -44,7 +44,7 @@ class Homestead(ParallelEnv[str, Uint8Array, int]):  # type: ignore[misc]  # The
             agent: gymnasium.spaces.Box(0, 255, shape, np.uint8) for agent in self.possible_agents
         }
         self.action_spaces = {agent: gymnasium.spaces.Discrete(NUM_ACTIONS) for agent in self.possible_agents}
-        self.view_layout, self.solid = render.layout_of(self.config), True
+        self.view_layout, self.solid, self.turn_order = render.layout_of(self.config), True, "rotating"
         self.simulation = Simulation.new(self.config, 0)
         self._seeds = np.random.default_rng()
         self._chronicle = Chronicle()
