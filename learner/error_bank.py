@@ -1,9 +1,9 @@
 """A bank of the model's own errors: what it drew where another token followed, to be met again as if it were known.
 
 A dream is fed with what was dreamed. A model that only ever knew truth has never seen its own mistakes; here some cells
-hold one, while what is asked for stays the truth, so that it learns to mend what it broke. Only cells that agents stand
-on: who they are, their status tells. Of any other cell nothing tells whether what came there is an error or chance, and
-who has met many errors takes back what chance brought.
+hold one, while what is asked for stays the truth, so that it learns to mend what it broke. Only where something tells
+that it is an error: where agents stand, who they are, and elsewhere, that nobody is there. Of anything else nothing tells
+whether it is an error or chance, and who has met many errors takes back what chance brought.
 
 Axes: B sequences, L ticks, A agents, H × W cells of a window, K tokens a cell remembers, V tokens, R errors kept for
 each token, M answers.
@@ -22,6 +22,9 @@ from world.window import stood_on
 
 KEPT: Final = 8
 """R: of each true token, the newest wrong ones that were drawn in its place."""
+
+_GHOSTS: Final = 1 / 64
+"""How often, against agents that look wrong, a cell on which nobody stands shows an agent."""
 
 Columns = Mapping[str, NDArray[np.generic]]
 
@@ -45,7 +48,8 @@ class ErrorBank:
             self.next[token] += 1
 
     def corrupt(self, columns: Columns, most: float, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
-        """Return columns (B, L, A, …) of maps in which some agents look wrong, as if it had just been dreamed.
+        """Return columns (B, L, A, …) of maps in which some agents look wrong, as if it had just been dreamed, and some
+        are seen where nobody is.
 
         Half of the rows stay as they are; in each of the others a share of the cells on which somebody stands is drawn
         from [0, most]. What was known moves one place down, as in the field: who doubts the newest token can point to
@@ -58,10 +62,14 @@ class ErrorBank:
         wrong = self.wrong[newest, rng.integers(0, KEPT, shape)]
         # Whoever looks like somebody else in a dream would do so for ever, if it believed its own eyes alone.
         shown = stood_on(columns["poses"].astype(np.int32), *shape[-2:])
-        hit = shown & (rng.random(shape, np.float32) < rate[:, :, None, None, None])
-        hit &= (wrong != UNSEEN) & (newest != UNSEEN)
+        looks = newest[..., shape[-2] // 2, shape[-1] // 2].ravel()
+        wrong = np.where(shown, wrong, rng.choice(looks, shape))
+        chance = rate[:, :, None, None, None] * np.where(shown, 1.0, _GHOSTS)
+        hit = (rng.random(shape, np.float32) < chance) & (wrong != UNSEEN) & ((newest != UNSEEN) | ~shown)
         tokens[hit, 1:], ages[hit, 1:-1] = tokens[hit, :-1], ages[hit, :-2]
         tokens[hit, 0], ages[hit, 0] = wrong[hit], NOW
+        # What nobody had seen was seen when that was dreamed there.
+        ages[hit & (newest == UNSEEN), -1] = NOW
         return {**columns, "tokens": tokens, "ages": ages}
 
     def state(self) -> dict[str, Tensor]:
