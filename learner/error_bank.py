@@ -1,9 +1,9 @@
 """A bank of the model's own errors: what it drew where another token followed, to be met again as if it were known.
 
 A dream is fed with what was dreamed. A model that only ever knew truth has never seen its own mistakes; here some
-cells hold one, while what is asked for stays the truth, so that it learns to mend what it broke. That is where something
-tells an error: where agents stand, who they are, and elsewhere, that nobody is there. Of anything else nothing tells
-whether it is an error or chance, and who has met many errors takes back what chance brought.
+cells hold one, while what is asked for stays the truth, so that it learns to mend what it broke. That is where
+something tells an error: where agents stand, who they are, and elsewhere, that nobody is there. Of anything else
+nothing tells whether it is an error or chance, and who has met many errors takes back what chance brought.
 
 Axes: B sequences, L ticks, A agents, H × W cells of a window, K tokens a cell remembers, V tokens, R errors kept for
 each token, M answers.
