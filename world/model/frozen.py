@@ -111,9 +111,8 @@ class _ShortHead(TokenHead):
 
     def __init__(self, head: TokenHead, num_tokens: int) -> None:
         nn.Module.__init__(self)
-        self.newest = head.newest
-        self.widths = [part.out_features for part in (head.project, head.way, head.point)]
         parts = (head.project, head.way, head.point)
+        self.newest, self.widths = head.newest, [part.out_features for part in parts]
         more = -num_tokens % BLOCK
         table, bias = head.table.weight[:num_tokens].detach(), head.bias[:num_tokens].detach().clone()
         bias[UNSEEN] = float("-inf")
