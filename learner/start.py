@@ -16,6 +16,7 @@ from learner.restored import Restored, restore
 from learner.schedule import Endless
 from world.envs.grounded import ViewLayout
 from world.errors import CheckpointError, ConfigError
+from world.model.tokenizer import Tokenizer
 from world.model.tokenizer_files import save_tokenizer
 from world.model.world_model import WorldModelConfig
 from world.warmup import TOKENIZER_FILE
@@ -69,12 +70,17 @@ def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout:
     Returns the step of these weights. Raises as `fitting` does.
     """
     restored = fitting(name, model, layout)
-    warmup.mkdir(parents=True, exist_ok=True)
-    if not (warmup / TOKENIZER_FILE).exists():
-        save_tokenizer(restored.tokenizer, warmup / TOKENIZER_FILE)
+    hand_over(restored.tokenizer, warmup)
     # Last, for where it is nothing more is brought.
     write(restored, start)
     return restored.step
+
+
+def hand_over(tokenizer: Tokenizer, warmup: Path) -> None:
+    """Save a tokenizer in a warm-up folder that has none."""
+    warmup.mkdir(parents=True, exist_ok=True)
+    if not (warmup / TOKENIZER_FILE).exists():
+        save_tokenizer(tokenizer, warmup / TOKENIZER_FILE)
 
 
 def gently(learner: LearnerConfig, step: int) -> LearnerConfig:

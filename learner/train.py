@@ -20,13 +20,13 @@ from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
 from learner.replay import ReplayShard
 from learner.restored import Restored, restore
 from learner.schedule import ToZero
-from learner.start import NOTHING, bring
+from learner.start import NOTHING, bring, hand_over
 from learner.training import Budget, Training, TrainingConfig, TrainingStatus
 from world.dream import DreamConfig
 from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer import Tokenizer
-from world.model.tokenizer_files import load_tokenizer, save_tokenizer
+from world.model.tokenizer_files import load_tokenizer
 from world.model.world_model import WorldModelConfig
 from world.tick import TickConfig
 from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
@@ -137,14 +137,13 @@ def train(
 
 def _begun(plan: TrainingPlan, data: Path, spec: EnvSpec) -> Restored:
     """Bring the weights to begin with, and to the data the tokenizer that they know; return them."""
-    start, known = plan.out / START, data / WARMUP / TOKENIZER_FILE
+    start, warmup = plan.out / START, data / WARMUP
     if not start.exists():
-        bring(plan.start, start, known.parent, plan.model, spec.layout)
+        bring(plan.start, start, warmup, plan.model, spec.layout)
     begun = restore(start)
-    if not known.exists():
-        known.parent.mkdir(parents=True, exist_ok=True)
-        save_tokenizer(begun.tokenizer, known)
-    if load_tokenizer(known).digest != begun.tokenizer.digest:
+    # Of a training that goes on, the data may have moved.
+    hand_over(begun.tokenizer, warmup)
+    if load_tokenizer(warmup / TOKENIZER_FILE).digest != begun.tokenizer.digest:
         raise CheckpointError(f"{plan.start}: knows another tokenizer than {data}; choose another --data")
     return begun
 

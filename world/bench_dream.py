@@ -54,7 +54,6 @@ class _Stage(NamedTuple):
     num_tokens: int
     worlds: list[LiveWorld]
     slots: list[Slots]
-
     solid: bool
 
     @property

@@ -21,7 +21,7 @@ from world.errors import ConfigError
 from world.field import UNSEEN, Uint16Array
 from world.model.frozen import Precision, dtype_of, frozen, refresh
 from world.model.query import Answer, Query
-from world.model.slots import Slots
+from world.model.slots import Slots, steps_of
 from world.model.world_model import WorldModel
 from world.sampling import draws_for, sample
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
@@ -268,7 +268,7 @@ def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int
 
     Views are windows less a margin.
     """
-    moved = _steps(displacement)
+    moved = steps_of(displacement)
     inside = []
     for axis, size in enumerate((height, width)):
         places = poses[..., axis, None] + torch.arange(size, device=poses.device) - size // 2
@@ -285,16 +285,11 @@ def occupied(poses: Tensor, turns: Tensor, displacement: Tensor) -> Tensor:
     """
     classes = torch.arange(NUM_DISPLACEMENTS, device=poses.device)
     has_acted = turns[:, None] < turns[:, :, None]
-    others = torch.where(has_acted[..., None], (poses + _steps(displacement))[:, None], poses[:, None])
-    reached = poses[:, :, None] + _steps(classes)
+    others = torch.where(has_acted[..., None], (poses + steps_of(displacement))[:, None], poses[:, None])
+    reached = poses[:, :, None] + steps_of(classes)
     is_other = ~torch.eye(turns.shape[1], dtype=torch.bool, device=poses.device)
     taken = (reached[:, :, :, None] == others[:, :, None]).all(-1) & is_other[:, None]
     return taken.any(-1) & (classes != STAY)
-
-
-def _steps(displacement: Tensor) -> Tensor:
-    """Return rows and columns (…, 2) of displacement classes (…)."""
-    return torch.stack([displacement // 3 - 1, displacement % 3 - 1], dim=-1)
 
 
 def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from world.field import DEPTH
 from world.model.blocks import AgentBlock, CellAttention, GatedMLP, GlobalBlock, LocalBlock, RMSNorm
 from world.model.memory.recall import RecallSlots
 from world.model.relations import Encounters, Hubs, Reach, about, places_about
-from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
+from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows, steps_of
 from world.model.tokens import CellEmbedding, TokenHead, TokenTable
 from world.trajectory import NUM_DISPLACEMENTS
 
@@ -270,9 +270,7 @@ class Dynamics(nn.Module):
         agents = acted.agents + self.displacement(displacement.flatten())
         if status.shape[2]:
             agents = agents + self._changed(slots.status, status).flatten(0, 1)
-        moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * torch.stack(
-            [displacement // 3 - 1, displacement % 3 - 1], dim=-1
-        )
+        moved = (displacement < NUM_DISPLACEMENTS - 1)[..., None] * steps_of(displacement)
         told = []
         if acted.shares is not None:
             assert self.reach is not None

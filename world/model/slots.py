@@ -93,3 +93,8 @@ def places_in_windows(poses: Tensor, of: Tensor, height: int, width: int) -> tup
     cell = of[:, None] - poses[:, :, None] + size // 2
     clipped = cell.minimum(size - 1).clamp(min=0)
     return clipped[..., 0] * width + clipped[..., 1], (clipped == cell).all(-1)
+
+
+def steps_of(displacement: Tensor) -> Tensor:
+    """Return rows and columns (…, 2) of displacement classes (…) other than ELSEWHERE."""
+    return torch.stack([displacement // 3 - 1, displacement % 3 - 1], dim=-1)

@@ -83,9 +83,11 @@ class Simulation(EventfulMap):
     def commons(self) -> dict[int, float]:
         """Return the bare plants of the commons, and the chance with which each ripens now."""
         count, rate = len(self._commons), self.config.commons_rate
-        near = {cell: self._ripe_near(number) for number, cell in enumerate(self._commons)}
-        bare = (cell for cell in self._commons if self.thing_at[cell] == Thing.COMMONS_BARE)
-        return {cell: min(rate * near[cell], 1.0 / count) for cell in bare}
+        return {
+            cell: min(rate * self._ripe_near(number), 1.0 / count)
+            for number, cell in enumerate(self._commons)
+            if self.thing_at[cell] == Thing.COMMONS_BARE
+        }
 
     def lets_animals_in(self, cell: int) -> bool:
         """Return whether an animal could step onto a cell, were no other animal there."""
