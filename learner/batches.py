@@ -108,7 +108,7 @@ def make_batch(
     """Fold columns (B, C + L, A, …) of `Transitions`, of which the first C are past, and draw identities and masks.
 
     Where the model has slots for `num_recalled` items, what an episodic memory brings back is found by living through
-    the sequences. Without a column of `weights` every row weighs the same.
+    the sequences. Without a column of `weights` every row weighs the same, without one of `dreamed` all was seen.
     """
     recalled = _recalled(columns, past_ticks, num_recalled, has_pose=has_pose) if num_recalled else None
     past = {name: column[:, :past_ticks] for name, column in columns.items()}
@@ -188,6 +188,7 @@ def _slots(
         **{name: _fold(columns[name]) for name in ("tokens", "ages", "status", "poses", "turns", "events")},
         memory=_fold(np.broadcast_to(columns["memory"][:, :1], columns["memory"].shape)),
         identity=_fold(np.broadcast_to(identity[:, None], columns["actions"].shape)),
+        dreamed=_fold(columns["dreamed"]) if "dreamed" in columns else None,
         recalled=recalled,
     )
 

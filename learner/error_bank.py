@@ -5,6 +5,8 @@ cells hold one, while what is asked for stays the truth, so that it learns to me
 something tells an error: where agents stand, who they are, and elsewhere, that nobody is there. Of anything else
 nothing tells whether it is an error or chance, and who has met many errors takes back what chance brought.
 
+What may hold errors is called dreamed, as it is in worlds that are: of what was seen nothing is to be doubted.
+
 Axes: B sequences, L ticks, A agents, H × W cells of a window, K tokens a cell remembers, V tokens, R errors kept for
 each token, M answers.
 """
@@ -49,7 +51,7 @@ class ErrorBank:
 
     def corrupt(self, columns: Columns, most: float, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
         """Return columns (B, L, A, …) of maps in which some agents look wrong, as if it had just been dreamed, and some
-        are seen where nobody is.
+        are seen where nobody is; rows that may hold such are called `dreamed` (B, L).
 
         Half of the rows stay as they are; in each of the others a share of the cells on which somebody stands is drawn
         from [0, most]. What was known moves one place down, as in the field: who doubts the newest token can point to
@@ -70,7 +72,7 @@ class ErrorBank:
         tokens[hit, 0], ages[hit, 0] = wrong[hit], NOW
         # What nobody had seen was seen when that was dreamed there.
         ages[hit & (newest == UNSEEN), -1] = NOW
-        return {**columns, "tokens": tokens, "ages": ages}
+        return {**columns, "tokens": tokens, "ages": ages, "dreamed": rate > 0.0}
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps."""

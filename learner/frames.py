@@ -20,7 +20,7 @@ from world.errors import ReplayError
 from world.snapshot import WorldId
 from world.trajectory import Chunk, Transitions
 
-FILE_HEADER = b"LWSEG\x00\x00\x01"
+FILE_HEADER = b"LWSEG\x00\x00\x02"
 _FRAME = struct.Struct("<4sIII16s")
 """Magic, bytes of the head, bytes of the compressed body, bytes of the body, xxh3-128 of all that and both."""
 _MAGIC = b"LWCH"

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
 from world.evaluation.metrics import MetricRow
 from world.evaluation.one_step import HeldOut, evaluate
+from world.model.precision import Precision, computing
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel, WorldModelConfig
 
@@ -50,8 +52,8 @@ class LearnerConfig:
     """Decay of the average of weights that is published and judged; 0: the newest weights themselves."""
     own_errors: float = 0.0
     """Largest share of agents that look as in one of the model's own errors (`learner.error_bank`); on maps alone."""
-    bfloat16: bool = True
-    """Compute in bfloat16, keep parameters in float32."""
+    precision: Precision = "auto"
+    """What is computed in, with parameters of float32. `auto`: bfloat16 on a GPU, and on a CPU that multiplies it."""
     compiled: bool = False
     """Compile the loss, on a GPU into CUDA graphs. The first steps, and each new number of sequences, take minutes."""
     gate_f1: float = 0.6
@@ -67,6 +69,8 @@ class LearnerConfig:
             raise ConfigError(f"learner.past_ticks must be >= 0, got {self.past_ticks}")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ConfigError("learner.learning_rate and learner.max_grad_norm must be positive")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"learner.precision must be one of {get_args(Precision)}, got {self.precision!r}")
         if not 0.0 <= self.own_errors <= 0.5:
             raise ConfigError(f"learner.own_errors must lie in [0, 0.5], got {self.own_errors}")
         if not 0.0 <= self.averaging < 1.0 or not 0.0 <= self.gate_f1 <= 1.0:
@@ -144,7 +148,7 @@ class Learner:
         # Before the loss: a CUDA graph that runs again writes over the gradients that it left.
         self._optimizer.forget_gradients()
         asked = cells_asked(self.model, batch)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.bfloat16):
+        with computing(self.config.precision, self._device):
             parts = self._loss(self.model, batch, self.config.loss, self._errors, asked)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))

@@ -24,6 +24,8 @@ from world.errors import CheckpointError, ConfigError
 
 _LOG_FILE = "training.jsonl"
 _PATIENCE_S = 0.5
+_MOST_JUDGING = 0.05
+"""Share of the time that evaluations may take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,8 @@ class TrainingConfig:
     """What goes on beside the steps."""
 
     evaluate_every_s: float = 60.0
-    """Time between two evaluations on held-out worlds."""
+    """Least time between two evaluations on held-out worlds; it is longer where they take more than a twentieth of all
+    time."""
     checkpoint_every_s: float = 120.0
     """Time between two checkpoints: what a killed training loses at most."""
     prefetch_batches: int = 2
@@ -144,6 +147,7 @@ class Training:
         """Train until the budget is used up or `stop` says so, then evaluate and save. Raises `DiskFull`."""
         began = self._clock() - self._trained_s
         evaluated_at = saved_at = self._clock()
+        evaluate_after = self._config.evaluate_every_s
         tally = _Tally(self._clock())
         while self.done < 1.0 and not stop():
             asked_at = self._clock()
@@ -156,9 +160,10 @@ class Training:
                 tally.losses.append(metrics.losses["total"])
                 self._nonfinite += metrics.nonfinite
             now = self._clock()
-            if now - evaluated_at >= self._config.evaluate_every_s:
+            if now - evaluated_at >= evaluate_after:
                 self._evaluate(baselines=False)
                 evaluated_at = self._clock()
+                evaluate_after = max(self._config.evaluate_every_s, (evaluated_at - now) / _MOST_JUDGING)
             if now - saved_at >= self._config.checkpoint_every_s:
                 self._save()
                 saved_at = self._clock()

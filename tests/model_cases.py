@@ -192,6 +192,7 @@ def random_slots(
         memory=rng.standard_normal((batch, agents, memory_size)),
         identity=np.broadcast_to(np.arange(agents), (batch, agents)),
         events=np.zeros((batch, MAX_EVENTS, 3)),
+        dreamed=np.arange(batch) % 2,
     )
 
 

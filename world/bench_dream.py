@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from world.dream import OWN_DRAWS, DreamConfig, Dreamer, at_once, seen_afterwards
 from world.errors import ConfigError
 from world.live import LiveWorld, begin, fork_dream
-from world.model.frozen import Precision, dtype_of, frozen
+from world.model.frozen import frozen
+from world.model.precision import Precision, computing, dtype_of
 from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel, WorldModelConfig, small, tiny
@@ -217,7 +218,7 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
 
     def ready(part: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.inference_mode(), computing("auto", torch.device("cpu")):
                 return part()
 
         return run

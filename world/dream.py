@@ -19,7 +19,8 @@ from torch import Tensor
 from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array
 from world.errors import ConfigError
 from world.field import UNSEEN, Uint16Array
-from world.model.frozen import Precision, dtype_of, frozen, refresh
+from world.model.frozen import frozen, refresh
+from world.model.precision import Precision, computing, dtype_of
 from world.model.query import Answer, Query
 from world.model.slots import Slots, steps_of
 from world.model.world_model import WorldModel
@@ -156,7 +157,7 @@ class Dreamer:
         if self._config.compiled:
             told = _padded(told)
         told = _to(told, self._device)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+        with computing(self._config.precision, self._device):
             answers = self._advance(told, bool((actions < 0).any()))
         chosen, displacement, tokens, status, rewards, ends = (part[:batch].cpu().numpy() for part in answers)
         return Dreamt(

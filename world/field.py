@@ -300,17 +300,25 @@ class Field:
         return y.reshape(self.num_agents, rows, cols), x.reshape(self.num_agents, rows, cols)
 
 
-def _bucket_table() -> Uint8Array:
-    edges = list(range(8))
-    while edges[-1] < 4096:
-        octave = 1 << (edges[-1].bit_length() - 1)
-        edges.append(edges[-1] + max(octave // 4, 1))
-    return np.searchsorted(np.array(edges), np.arange(edges[-1] + 1), side="right").astype(np.uint8)
+def _first_ages(*, exact: int, in_a_doubling: int) -> IntpArray:
+    """Return the first age of each bucket: all up to `exact`, then so many for each doubling, up to 4,096."""
+    ages = list(range(exact + 1))
+    while ages[-1] < 4096:
+        octave = 1 << (ages[-1].bit_length() - 1)
+        ages.append(ages[-1] + max(octave // in_a_doubling, 1))
+    return np.array(ages, np.intp)
 
 
-_BUCKETS = _bucket_table()
-NUM_AGE_BUCKETS = int(_BUCKETS[-1]) + 1
-"""Bucket 0 is "never"; then one for each of 0 … 7 ticks, then four for each doubling up to 4,096."""
+_FIRST_AGES = _first_ages(exact=208, in_a_doubling=8)
+_BUCKETS = np.searchsorted(_FIRST_AGES, np.arange(_FIRST_AGES[-1] + 1), side="right").astype(np.uint8)
+NUM_AGE_BUCKETS = len(_FIRST_AGES) + 1
+"""Bucket 0 is "never"; then one for each of 0 … 208 ticks, then eight for each doubling up to 4,096: as many as a byte
+tells apart. What ripens so many ticks after it was picked ripens at one age."""
+
+_BROAD_AGES = _first_ages(exact=7, in_a_doubling=4)
+BROAD_BUCKETS = np.concatenate([[0], np.searchsorted(_BROAD_AGES, _FIRST_AGES, side="right")])
+"""(NUM_AGE_BUCKETS,) the one of few buckets, four for each doubling, in which each lies."""
+NUM_BROAD_BUCKETS = len(_BROAD_AGES) + 1
 
 
 NOW = int(_BUCKETS[0])

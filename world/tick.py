@@ -137,6 +137,7 @@ class Ticker:
             memory=np.stack([w.snapshot.memory for w in worlds]),
             identity=np.broadcast_to(identity, (len(worlds), len(identity))),
             events=np.stack([event_slots(rows) for rows in events or [_NO_EVENTS] * len(worlds)]),
+            dreamed=[world.kind == "dreamed" for world in worlds],
         )
 
     def windows(self, world: LiveWorld) -> Windows:

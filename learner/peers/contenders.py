@@ -26,6 +26,7 @@ from world.evaluation.foretell import bits_of, foretell, slots_of
 from world.evaluation.one_step import HeldOut
 from world.field import UNSEEN, IntpArray
 from world.model.dynamics import DynamicsConfig
+from world.model.precision import computing
 from world.model.query import Query
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel, WorldModelConfig, tiny
@@ -34,6 +35,7 @@ from world.trajectory import Transitions
 OURS, ATTENTION, SPATIO_TEMPORAL = "ours", "attention", "spatio_temporal"
 NAMES = (OURS, ATTENTION, SPATIO_TEMPORAL)
 _ROWS_AT_ONCE = 16
+_CPU = torch.device("cpu")
 _Model = TypeVar("_Model", WorldModel, SpatioTemporal)
 
 
@@ -116,7 +118,7 @@ class FieldContender:
     def answer(self, ticks: Transitions, rows: IntpArray) -> None:
         """See `Contender`."""
         chosen, model = _rows(ticks, rows), self._learner.model
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing("auto", _CPU):
             answer = model.answer(Query(slots_of(chosen), torch.from_numpy(chosen.actions).long()))
             answer = answer.given(displacement=answer.displacement_logits().argmax(-1))
             answer.given(status=answer.status_logits().argmax(-1)).token_logits().argmax(-1)
@@ -159,7 +161,7 @@ class FramesContender:
     def train_step(self, columns: Columns, done: float) -> float:
         """See `Contender`."""
         self._step += 1
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._learning.bfloat16):
+        with computing(self._learning.precision, _CPU):
             loss = frames_loss(self.model, columns, self._learning.loss.unseen, self._learning.loss.status)
         self._optimizer.forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -179,14 +181,14 @@ class FramesContender:
     @torch.inference_mode()
     def answer(self, ticks: Transitions, rows: IntpArray) -> None:
         """See `Contender`: all its frames are read again, as a window that moves on demands."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing("auto", _CPU):
             for logits in self._last_logits(self.model, _contexts(ticks, rows, self.num_ticks)):
                 logits.argmax(-1)
 
     @torch.inference_mode()
     def answer_newest(self, ticks: Transitions, rows: IntpArray) -> None:
         """Find the same from the newest frame alone: less than even a cache of the other frames could do."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing("auto", _CPU):
             for logits in self._last_logits(self.model, _contexts(ticks, rows, 1)):
                 logits.argmax(-1)
 

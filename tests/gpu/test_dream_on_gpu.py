@@ -7,7 +7,7 @@ import torch
 from tests.model_cases import CountingEnv, random_slots, stirred_model
 from world.bench_dream import LEAST_RATE, bench_dream
 from world.dream import DreamConfig, Dreamer, Dreamt
-from world.model.frozen import Precision
+from world.model.precision import Precision
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def _learner(device: str, *, compiled: bool = False) -> Learner:
     spec, tokenizer, rows = homestead_rows()
-    config = LearnerConfig(bfloat16=False, schedule=Endless(warmup_steps=5), compiled=compiled)
+    config = LearnerConfig(precision="float32", schedule=Endless(warmup_steps=5), compiled=compiled)
     return Learner(config, small_config(), spec, tokenizer, HeldOut(rows[100:], None), seed=0, device=device)
 
 

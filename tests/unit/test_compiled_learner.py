@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 def _learner(**config: bool) -> Learner:
     spec, tokenizer, rows = homestead_rows()
-    settings = LearnerConfig(bfloat16=False, schedule=Endless(warmup_steps=5), **config)  # type: ignore[arg-type]
+    settings = LearnerConfig(precision="float32", schedule=Endless(warmup_steps=5), **config)  # type: ignore[arg-type]
     return Learner(settings, small_config(), spec, tokenizer, HeldOut(rows[100:], None), seed=0)
 
 

@@ -240,13 +240,23 @@ def test_agents_in_another_order_are_given_the_same_answers_in_that_order(map_ro
         torch.tensor([[1, 2, 3], [4, 0, 1]]),
         torch.tensor([[4, 1, 7], [UNKNOWN_DISPLACEMENT, 3, 5]]),
     )
-    shuffled = Slots(**{name: getattr(slots, name)[:, order] for name in Slots.__dataclass_fields__})
+    of_worlds = {"events", "dreamed"}
+    of_agents = {name: getattr(slots, name)[:, order] for name in Slots.__dataclass_fields__ if name not in of_worlds}
+    shuffled = replace(slots, **of_agents)
     mine, moves = _outcome(model, slots, actions=actions, displacement=displacement)
     its, other_moves = _outcome(model, shuffled, actions=actions[:, order], displacement=displacement[:, order])
     torch.testing.assert_close(moves[:, order], other_moves, rtol=1e-4, atol=1e-4)
     for name in ("cells", "agents"):
         left, right = (getattr(outcome, name).unflatten(0, (2, 3)) for outcome in (mine, its))
         torch.testing.assert_close(left[:, order], right, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_dreamed_may_be_doubted_and_what_was_seen_is_answered_as_before() -> None:
+    spec = CountingEnv(num_agents=3).spec
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB, batch=2)
+    seen, half = (_outcome(model, replace(slots, dreamed=torch.tensor([0, of])))[0] for of in (0, 1))
+    torch.testing.assert_close(seen.agents[:3], half.agents[:3], rtol=0, atol=0)
+    assert not torch.allclose(seen.agents[3:], half.agents[3:])
 
 
 def test_only_relative_places_count() -> None:

@@ -60,6 +60,7 @@ def test_errors_stand_where_agents_are_over_what_was_there_and_what_followed_sta
     assert 0.4 < clean.mean() < 0.95, (
         "half of the rows stay as they are, and of the others those where nothing is drawn"
     )
+    assert not hit[~corrupted["dreamed"]].any() and 0.3 < corrupted["dreamed"].mean() < 0.7, "what may be wrong is told"
     for name, column in columns.items():
         np.testing.assert_array_equal(column, kept[name], err_msg="what was sampled is not written to")
         if name not in ("tokens", "ages"):

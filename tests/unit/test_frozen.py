@@ -9,7 +9,8 @@ from tests.model_cases import CountingEnv, random_slots, small_config, stirred_m
 from world.dream import DreamConfig, Dreamer, Dreamt, seen_afterwards
 from world.errors import ConfigError
 from world.model.blocks import GlobalBlock
-from world.model.frozen import dtype_of, frozen, refresh
+from world.model.frozen import frozen, refresh
+from world.model.precision import dtype_of
 from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel

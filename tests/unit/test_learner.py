@@ -22,7 +22,7 @@ Columns = Mapping[str, NDArray[np.generic]]
 def _learner(*, seed: int = 0, memory_size: int = 4, **config: float) -> Learner:
     spec, tokenizer, rows = homestead_rows()
     return Learner(
-        LearnerConfig(**{"bfloat16": False, "schedule": Endless(warmup_steps=5), **config}),  # type: ignore[arg-type]
+        LearnerConfig(**{"precision": "float32", "schedule": Endless(warmup_steps=5), **config}),  # type: ignore[arg-type]
         small_config(memory_size=memory_size),
         spec,
         tokenizer,

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from learner.optimizer import BLOCKS, Optimizer
+from learner.optimizer import BLOCKS, Muon, Optimizer
 from tests.model_cases import small_config
 from world.model.world_model import WorldModel
 from world.warmup import spec_of
@@ -35,6 +35,24 @@ def test_every_parameter_is_improved_and_by_the_share_of_the_rate(blocks: tuple[
     for name in moved:
         assert lengths[0][name] > 0.0, name
         assert lengths[1][name] == pytest.approx(0.5 * lengths[0][name], rel=0.02), name
+
+
+@pytest.mark.parametrize("shape", [(64, 24), (24, 64), (32, 32)])
+def test_muon_steps_as_torchs_own_does(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(2, *shape), torch.randn(6, 2, *shape)
+    ours, theirs = ([matrix.clone().requires_grad_() for matrix in start] for _ in range(2))
+    mine = Muon(ours, lr=0.1, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        for optimizer, matrices in ((mine, ours), (reference, theirs)):
+            for matrix, own in zip(matrices, gradient, strict=True):
+                matrix.grad = own.clone()
+            optimizer.step()
+    for mine_moved, theirs_moved, began in zip(ours, theirs, start, strict=True):
+        # Theirs is always in bfloat16, which rounds to one part in 256.
+        apart, moved = (mine_moved - theirs_moved).detach().norm(), (theirs_moved - began).detach().norm()
+        assert float(apart) < 0.03 * float(moved)
 
 
 def test_muon_steps_as_far_in_every_direction_of_a_matrix() -> None:

@@ -34,7 +34,7 @@ def test_a_budget_that_is_exceeded_stays_at_zero() -> None:
 
 def test_a_learner_follows_its_schedule() -> None:
     spec, tokenizer, rows = homestead_rows()
-    config = LearnerConfig(bfloat16=False, averaging=0.0, schedule=ToZero(warmup_steps=1))
+    config = LearnerConfig(precision="float32", averaging=0.0, schedule=ToZero(warmup_steps=1))
     learner = Learner(config, small_config(), spec, tokenizer, HeldOut(rows[100:], None), seed=0)
     columns = {name: column[None, :2] for name, column in rows.columns().items()}
     weights = [learner.weights(epoch=0, version=1).buffer]

@@ -289,6 +289,15 @@ def test_agents_of_a_dream_see_one_truth() -> None:
                     assert places.setdefault((y + i - 3, x + j - 3), token) == token
 
 
+def test_the_model_is_told_what_was_dreamed() -> None:
+    env = CountingEnv()
+    grounded, ticker = counting_world(env), counting_ticker(env, version=1)
+    ticker.tick([grounded])
+    dream = replace(grounded, snapshot=fork_dream(grounded.snapshot, 7), env=None, policy=None)
+    slots = ticker.slots([grounded, dream], [ticker.windows(world) for world in (grounded, dream)])
+    assert slots.dreamed.tolist() == [0, 1]
+
+
 def test_given_actions_are_taken_by_grounded_and_dreamed_worlds() -> None:
     env = CountingEnv()
     ticker, world = counting_ticker(env, version=1), counting_world(env)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def _plan(out: Path, data: Path, *, steps: int = 12) -> TrainingPlan:
         out=out,
         data=data,
         model=small_config(),
-        learner=LearnerConfig(batch_sequences=2, past_ticks=3, bfloat16=False, schedule=ToZero(warmup_steps=2)),
+        learner=LearnerConfig(batch_sequences=2, past_ticks=3, precision="float32", schedule=ToZero(warmup_steps=2)),
         warmup=WarmupConfig(explored_seeds=1, explored_ticks=8, surveyed_seeds=4, held_out_seeds=2, held_out_ticks=16),
         recording=RecordingConfig(num_worlds=2, world_ticks=50, chunk_ticks=25, worlds_at_once=2, budget_bytes=1 << 24),
         # Only at its end, however long it takes.
@@ -125,6 +126,25 @@ def test_a_budget_of_time_ends_with_its_time(tmp_path: Path, data: Path) -> None
         if status.step:
             break
     assert status.step > 0
+
+
+def test_what_is_slow_to_judge_is_judged_seldom(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, judged = [0.0], []
+
+    def clock() -> float:
+        now[0] += 0.1
+        return now[0]
+
+    class Slow(training.Training):
+        def _evaluate(self, *, baselines: bool) -> None:
+            now[0] += 100.0
+            judged.append(now[0])
+            super()._evaluate(baselines=baselines)
+
+    monkeypatch.setattr("learner.train.Training", partial(Slow, clock=clock))
+    plan = _plan(tmp_path, data, steps=30)
+    train(replace(plan, training=replace(plan.training, evaluate_every_s=1.0, checkpoint_every_s=1e9)), command="")
+    assert len(judged) == 2, "once after a second, and at the end; 2,000 s were not over"
 
 
 def test_checkpoints_of_another_model_or_of_a_run_are_refused(tmp_path: Path, data: Path) -> None:

@@ -158,6 +158,8 @@ class Dynamics(nn.Module):
         self.cell_embedding = CellEmbedding(self.table, width)
         self.identity = nn.Embedding(NUM_IDENTITIES, width)
         self.turn = nn.Linear(1, width)
+        self.doubt = nn.Parameter(torch.zeros(width))
+        """What agents are told where what is known of them was dreamed."""
         self.unknown_action = num_actions
         """Given in place of an action that is asked for."""
         self.action = nn.Embedding(num_actions + 1, width)
@@ -216,7 +218,8 @@ class Dynamics(nn.Module):
         memory = self.memory_slots(slots.memory.flatten(0, 1))
         # As a share, so that who comes before whom is told alike among few and many.
         turn = self.turn(slots.turns[..., None] / slots.turns.shape[1])
-        agents = (self.identity(slots.identity) + turn).flatten(0, 1) + memory[:, : cells.shape[-1]]
+        doubt = slots.dreamed[:, None, None] * self.doubt
+        agents = (self.identity(slots.identity) + turn + doubt).flatten(0, 1) + memory[:, : cells.shape[-1]]
         appearance = self._appearance(slots)
         agents = agents + self.looks(appearance)
         if status.shape[1]:

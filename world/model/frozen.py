@@ -9,7 +9,6 @@ parameters and activations are of that type.
 """
 
 import copy
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,38 +21,36 @@ from world.model.tokens import CellEmbedding, TokenHead
 from world.model.world_model import WorldModel
 from world.sampling import BLOCK
 
-Precision = Literal["auto", "float32", "bfloat16"]
 _SAFE_SCORE = 64.0
 """exp(64) times any number of slots is far from the largest bfloat16, and exp(-64) from the smallest."""
 _HINT = 1 << 13
 """Rows that packed matrices are laid out for: about as many cells as 64 windows have. Any other number is right too."""
 
 
-def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return what to compute in; `auto` is bfloat16 on a GPU, and on a CPU that has instructions for it."""
-    if precision == "float32":
-        return torch.float32
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    native = device.type != "cpu" or able.get("avx512_bf16", False) or able.get("amx_bf16", False)
-    return torch.bfloat16 if precision == "bfloat16" or native else torch.float32
-
-
 def frozen(model: WorldModel, dtype: torch.dtype, num_tokens: int, *, packed: bool = True) -> WorldModel:
     """Return a copy of the model that answers alike, within rounding, and knows of the first `num_tokens` alone.
 
-    With `packed`, and on a CPU that oneDNN is built for, its blocks are oneDNN's calls, which no compiler reads.
+    With `packed`, and on a CPU for which oneDNN packs such matrices, its blocks are oneDNN's calls, which no compiler
+    reads.
     """
     ready = copy.deepcopy(model).eval().requires_grad_(False)
     dynamics = ready.dynamics
     dynamics.cell_embedding = _SummedEmbedding(dynamics.cell_embedding, dtype)
     for head in ("cell_head", "status_head"):
         setattr(dynamics, head, _ShortHead(getattr(dynamics, head), num_tokens))
-    if packed and model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if packed and model.device.type == "cpu" and _can_pack(dtype):
         _pack(ready, dtype)
     # What is read as numbers, and not as features, stays as it was.
     for part in (dynamics, ready.policy):
         part.to(dtype)
     return ready
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN packs matrices of this type for this processor: those of bfloat16 not for every one."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def refresh(ready: WorldModel, newer: WorldModel) -> None:

@@ -37,6 +37,8 @@ class Slots:
     """(B, A) in [0, NUM_IDENTITIES): who is who. Drawn anew for every sequence, so that no agent is special."""
     events: Tensor
     """(B, E, 3) world events of this tick: kind, y, x; kind 0 is an empty slot."""
+    dreamed: Tensor
+    """(B,) 1 where what is known was dreamed, and may be wrong; 0 where it was seen."""
     recalled: Tensor
     """(B, A, M, F) what each agent recalls, as `world.model.memory.recall` says; most models have no slots for it."""
 
@@ -65,9 +67,10 @@ class Slots:
         memory: Any,
         identity: Any,
         events: Any,
+        dreamed: Any = None,
         recalled: Any = None,
     ) -> "Slots":
-        """Convert numpy columns of shapes as above; without `recalled` nothing is."""
+        """Convert numpy columns of shapes as above; without `dreamed` all was seen, without `recalled` nothing is."""
         integers = {
             "tokens": tokens,
             "ages": ages,
@@ -76,6 +79,7 @@ class Slots:
             "turns": turns,
             "identity": identity,
             "events": events,
+            "dreamed": np.zeros(len(poses)) if dreamed is None else dreamed,
             "recalled": nothing_recalled(*poses.shape[:2]) if recalled is None else recalled,
         }
         return cls(

@@ -6,13 +6,15 @@ Axes: N windows, H × W cells, K tokens a cell remembers, D width, E width of to
 import torch
 from torch import Tensor, nn
 
-from world.field import DEPTH, NUM_AGE_BUCKETS
+from world.field import BROAD_BUCKETS, DEPTH, NUM_AGE_BUCKETS, NUM_BROAD_BUCKETS
 from world.model.blocks import RMSNorm
 
 NUM_WAYS = 4
 """In which a token may become another."""
 _LOUD = 8.0
 """How far a step of learning moves what a token becomes: a few dozen examples are to do."""
+_HEARD = 4.0
+"""And what an exact age says."""
 
 
 class TokenTable(nn.Module):
@@ -44,12 +46,18 @@ class CellEmbedding(ReadsTable):
     """A cell's slot: its last tokens, their ages, when it was seen, and the token it has next, or MASK.
 
     Every part has a table of its own, made from the shared one; the sum is a single lookup.
+
+    An age is told by what was added on the way to it, so that what is seldom met, the oldest, is told as what is a
+    little younger. That of the newest token is told exactly, too: some things ripen so many ticks after they were
+    picked, and at no other.
     """
 
     def __init__(self, table: TokenTable, width: int) -> None:
         super().__init__(table)
         self.parts = nn.Parameter(torch.randn(DEPTH + 1, table.weight.shape[1], width) * width**-0.5)
-        self.ages = nn.Parameter(torch.randn((DEPTH + 1) * NUM_AGE_BUCKETS, width) * 0.02)
+        self.never = nn.Parameter(torch.randn(DEPTH + 1, 1, width) * 0.02)
+        self.aging = nn.Parameter(torch.randn(DEPTH + 1, NUM_BROAD_BUCKETS - 1, width) * 0.02)
+        self.exact_age = nn.Parameter(torch.zeros(NUM_AGE_BUCKETS, width))
 
     def forward(self, tokens: Tensor, ages: Tensor, given: Tensor) -> Tensor:
         """Return (N, H, W, D) from tokens (N, H, W, K), ages (N, H, W, K + 1) and given next tokens (N, H, W)."""
@@ -60,7 +68,9 @@ class CellEmbedding(ReadsTable):
     def summed(self) -> Tensor:
         """Return the tables of all parts, one below the other: (K + 1)·(V + 1) tokens, then (K + 1) × ages."""
         vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
-        return torch.cat([vocabulary.float(), self.ages])
+        ages = torch.cat([self.never, self.aging.cumsum(1)], dim=1)[:, torch.from_numpy(BROAD_BUCKETS)]
+        ages = torch.cat([ages[:1] + _HEARD * self.exact_age, ages[1:]])
+        return torch.cat([vocabulary.float(), ages.flatten(0, 1)])
 
     @staticmethod
     def index(tokens: Tensor, ages: Tensor, given: Tensor, num_tokens: int) -> Tensor:
