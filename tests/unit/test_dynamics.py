@@ -300,22 +300,23 @@ def test_what_a_token_becomes_bends_no_other() -> None:
     assert five.any() and torch.equal(changed, five)
 
 
-def test_who_meets_whom_hears_what_the_other_does_where_it_stands_and_who_is_first() -> None:
+def test_who_meets_whom_hears_who_the_other_is_what_it_does_where_it_stands_and_who_is_first() -> None:
     spec = CountingEnv().spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
     encounters = model.dynamics.encounters
     assert encounters is not None
     slots = replace(slots, poses=torch.tensor([[[5, 5], [5, 7]], [[5, 5], [5, 8]]]), turns=torch.tensor([[0, 1]] * 2))
+    agents, actions = torch.randn(2, 2, model.config.dynamics.width), torch.tensor([[1, 2]] * 2)
     with torch.no_grad():
-        heard = encounters(slots, torch.tensor([[1, 2], [1, 2]]))
+        heard = encounters(slots, agents, actions)
         assert heard[0].any(-1).all() and not heard[1].any(), "three cells away is not near"
         for other in (
-            encounters(slots, torch.tensor([[1, 3], [1, 2]])),
-            encounters(slots, torch.tensor([[3, 2], [1, 2]])),
-            encounters(replace(slots, turns=torch.tensor([[1, 0]] * 2)), torch.tensor([[1, 2], [1, 2]])),
-            encounters(
-                replace(slots, poses=slots.poses + torch.tensor([[[1, 0], [0, 0]]])), torch.tensor([[1, 2]] * 2)
-            ),
+            encounters(slots, agents, torch.tensor([[1, 3], [1, 2]])),
+            encounters(slots, agents, torch.tensor([[3, 2], [1, 2]])),
+            encounters(slots, agents + torch.tensor([0.0, 1.0])[:, None], actions),
+            encounters(slots, agents + torch.tensor([1.0, 0.0])[:, None], actions),
+            encounters(replace(slots, turns=torch.tensor([[1, 0]] * 2)), agents, actions),
+            encounters(replace(slots, poses=slots.poses + torch.tensor([[[1, 0], [0, 0]]])), agents, actions),
         ):
             assert (other[0, 0] != heard[0, 0]).any()
 

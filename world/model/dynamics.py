@@ -234,7 +234,8 @@ class Dynamics(nn.Module):
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
         if self.encounters is not None:
-            agents = agents + self.encounters(slots, actions).flatten(0, 1)
+            met = self.encounters(slots, encoded.agents.view(*actions.shape, -1), actions)
+            agents = agents + met.flatten(0, 1)
         shares, told = None, []
         if self.reach is not None:
             shares = self.reach.where(agents)

@@ -14,9 +14,11 @@ _NEAR = 2
 
 
 class Encounters(nn.Module):
-    """What each agent learns of those who are near: where they stand, who acts first, and what both do.
+    """What each agent learns of those who are near: where they stand, who acts first, who both are, what they hold, and
+    what they do.
 
-    Who gets a cell, or what lies on it, is decided between two; it is heard at once, not over the cells between them.
+    Who gets a cell, or what lies on it, or what the other hands over, is decided between two; it is heard at once, not
+    over the cells between them.
     """
 
     def __init__(self, width: int, hidden: int, num_actions: int) -> None:
@@ -27,17 +29,23 @@ class Encounters(nn.Module):
         for table in (self.where, self.own_action, self.other_action):
             nn.init.normal_(table.weight, std=0.3)
         self.mlp = GatedMLP(width, hidden)
+        self.own, self.other = nn.Linear(width, width), nn.Linear(width, width)
+        self.deal = GatedMLP(width, hidden)
 
-    def forward(self, slots: Slots, actions: Tensor) -> Tensor:
-        """Return for each agent (B, A, D) the sum over those within two cells, given the joint action (B, A)."""
+    def forward(self, slots: Slots, agents: Tensor, actions: Tensor) -> Tensor:
+        """Return for each agent (B, A, D) the sum over those within two cells, given agents (B, A, D) and the joint
+        action (B, A).
+        """
         offset = slots.poses[:, None] - slots.poses[:, :, None]
         near = (offset.abs() <= _NEAR).all(-1) & ~torch.eye(actions.shape[1], dtype=torch.bool, device=actions.device)
         offset = offset.clamp(-_NEAR, _NEAR) + _NEAR
         first = slots.turns[:, None] < slots.turns[:, :, None]
         where = (offset[..., 0] * (2 * _NEAR + 1) + offset[..., 1]) * 2 + first
         met = self.where(where) + self.own_action(actions)[:, :, None] + self.other_action(actions)[:, None]
+        # Apart, or who they are would drown where they stand and what they do.
+        dealt = self.deal.change(met + self.own(agents)[:, :, None] + self.other(agents)[:, None])
         # Only what was learned of them: who they are by themselves would be noise in every crowd.
-        return (self.mlp.change(met) * near[..., None]).sum(2)
+        return ((self.mlp.change(met) + dealt) * near[..., None]).sum(2)
 
 
 class Reach(nn.Module):
