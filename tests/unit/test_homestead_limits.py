@@ -5,12 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.model_cases import CountingEnv, counting_ticker, counting_world
+from tests.model_cases import NUM_VALUES, CountingEnv, counting_ticker, counting_world
+from world.envs.homestead.tiles import AGENT_CODE, GROUND_CODE
+from world.evaluation.codes import CodeTable
 from world.evaluation.foretell import Foretold
 from world.evaluation.homestead_limits import rule_scores
 from world.evaluation.one_step import Answers
 from world.field import NOW
 from world.trajectory import Transitions
+
+NO_BODIES = CodeTable(np.full(NUM_VALUES + 1, GROUND_CODE, np.int32), np.zeros(AGENT_CODE + 1, np.uint16))
+"""Every token shows ground."""
 
 
 def _answers(bits: float) -> Answers:
@@ -42,11 +47,27 @@ def test_only_cells_that_were_in_view_with_all_beside_them_count() -> None:
     rules = np.full(answers.observed.shape, 100.0, np.float32)
     rules[:, :, 2, 2] = 1.0
     agents = answers.ticks.num_agents
-    row = rule_scores(answers, rules).metrics["nll_of_rules"]
+    row = rule_scores(answers, rules, NO_BODIES).metrics["nll_of_rules"]
     assert row.value == pytest.approx((0.5 + 2.0 * agents) / agents)
     assert row.oracle == row.value and row.ceiling == 1.0
 
 
 def test_every_baseline_is_there_or_explained() -> None:
     answers = _answers(1.0)
-    assert not rule_scores(answers, answers.foretold["ours"].cell_bits).unexplained()
+    assert not rule_scores(answers, answers.foretold["ours"].cell_bits, NO_BODIES).unexplained()
+
+
+def test_what_lies_under_somebody_counts_as_long_as_the_field_holds_it() -> None:
+    answers = _answers(2.0)
+    agents, rules = answers.ticks.num_agents, np.ones(answers.observed.shape, np.float32)
+    body = NUM_VALUES - 1
+    table = replace(NO_BODIES, code_of=np.where(np.arange(NUM_VALUES + 1) == body, AGENT_CODE, NO_BODIES.code_of))
+    for last, counts in (([body, body, 3, 0], True), ([body] * 4, False), ([body, 0, 0, 0], False)):
+        tokens = answers.ticks.tokens.copy()
+        tokens[:, :, 2, 2] = last
+        told = replace(answers, ticks=replace(answers.ticks, tokens=tokens))
+        scores = rule_scores(told, rules, table)
+        if counts:
+            assert scores.metrics["nll_of_rules"].value == pytest.approx((0.5 + 2.0 * agents) / agents)
+        else:
+            assert "nll_of_rules" in scores.reasons

@@ -1,24 +1,27 @@
-"""What limits a model of homestead: the bits of whoever knows its rules, where what is in view is all that counts.
+"""What limits a model of homestead: the bits of whoever knows its rules, where what the field holds is all that counts.
 
-Axes: T ticks, A agents, H × W cells of a window.
+Axes: T ticks, A agents, H × W cells of a window, K tokens a cell remembers.
 """
 
 import numpy as np
 
 from world.envs.grounded import BoolArray, Float32Array
+from world.evaluation.codes import CodeTable, is_body
 from world.evaluation.metrics import Scores, mean_of, row_of
 from world.evaluation.one_step import Answers, summed
-from world.field import NOW
+from world.field import NOW, UNSEEN, Uint16Array
 
 
-def rule_scores(answers: Answers, rules_bits: Float32Array, *, seed: int = 0) -> Scores:
+def rule_scores(answers: Answers, rules_bits: Float32Array, table: CodeTable, *, seed: int = 0) -> Scores:
     """Return `nll_of_rules`: bits of each agent itself and of the cells in view, over those that the rules cost there.
 
     `rules_bits` (T, A, H, W) are of cells as `world.envs.homestead.odds` has them; what becomes of agents is certain.
-    Of cells, those count that were in view with all four beside them: what comes from farther away was not known.
+    Of cells, those count that were in view with all four beside them, since what comes from farther away was not known;
+    and of which the field holds more than who stood there: what lies under whoever turned K times on the spot, or has
+    stood there since before it was first seen, nobody was told.
     """
     ticks = answers.ticks
-    counted = answers.observed & _within_view(ticks.ages[..., -1] == NOW)
+    counted = answers.observed & _within_view(ticks.ages[..., -1] == NOW) & _holds_content(ticks.tokens, table)
     rules = summed(rules_bits, counted)
     if not rules.any():
         return Scores({}, {"nll_of_rules": "chance decided nothing that was in view"})
@@ -30,6 +33,12 @@ def rule_scores(answers: Answers, rules_bits: Float32Array, *, seed: int = 0) ->
     return Scores(
         {"nll_of_rules": row}, {"nll_of_rules.copy_last": "copying believes in one rate of change everywhere"}
     )
+
+
+def _holds_content(tokens: Uint16Array, table: CodeTable) -> BoolArray:
+    """Return of which cells with tokens (T, A, H, W, K) something else is remembered than bodies."""
+    holds: BoolArray = ((tokens != UNSEEN) & ~is_body(table.codes(tokens))).any(axis=-1)
+    return holds
 
 
 def _within_view(seen: BoolArray) -> BoolArray:

@@ -177,7 +177,7 @@ class Evaluation:
             event_scores(answers),
             nll_by_age(answers, ages, tokenizer.vocab_size),
             *([chance_gaps(answers, chances)] if chances else []),
-            *([rule_scores(answers, np.stack(record.rules_bits))] if record.rules_bits else []),
+            *([rule_scores(answers, np.stack(record.rules_bits), told)] if told and record.rules_bits else []),
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
