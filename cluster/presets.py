@@ -27,7 +27,7 @@ _SHORT_CHUNKS = WorldHostConfig(chunk_ticks=8)
 
 
 def homestead_tiny() -> RunConfig:
-    """Eight homesteads of four agents and a model of 2.1M parameters, which begins with what is shipped: two cores."""
+    """Eight homesteads of four agents and a model of 2.3M parameters, which begins with what is shipped: two cores."""
     return RunConfig(
         preset="homestead-tiny",
         env="homestead",
@@ -45,7 +45,7 @@ def homestead_tiny() -> RunConfig:
 
 
 def homestead_small() -> RunConfig:
-    """Sixty-four larger homesteads and a model of about 27M parameters: one GPU and a dozen cores."""
+    """Sixty-four larger homesteads and a model of about 28M parameters: one GPU and a dozen cores."""
     return RunConfig(
         preset="homestead-small",
         env="homestead:64x64",
@@ -64,7 +64,7 @@ def homestead_small() -> RunConfig:
 
 
 def homestead_base() -> RunConfig:
-    """Five hundred larger homesteads of eight agents and a model of about 136M parameters: a cluster with GPUs.
+    """Five hundred larger homesteads of eight agents and a model of about 143M parameters: a cluster with GPUs.
 
     Hosts share two GPUs for their dreams; the learner has one of its own. Weights are 0.4 GB, so they are published
     seldom, and a checkpoint with moments and average is 1.8 GB.

@@ -49,7 +49,8 @@ class Muon(torch.optim.Optimizer):
         held: list[Tensor] = []
         for matrix, gradient in zip(matrices, gradients, strict=True):
             kept: dict[str, Any] = self.state[matrix]
-            kept.setdefault("momentum_buffer", torch.zeros_like(gradient))
+            if not kept:
+                kept["momentum_buffer"] = torch.zeros_like(gradient)
             held.append(kept["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM))
         return gradients.lerp(torch.stack(held), _MOMENTUM)
 

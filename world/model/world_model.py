@@ -37,12 +37,12 @@ class WorldModelConfig:
 
 
 def tiny() -> WorldModelConfig:
-    """About 2.1M parameters: learns a tile world in minutes on two CPU cores."""
+    """About 2.3M parameters: learns a tile world in minutes on two CPU cores."""
     return WorldModelConfig()
 
 
 def small() -> WorldModelConfig:
-    """About 27M parameters: one GPU."""
+    """About 28M parameters: one GPU."""
     return WorldModelConfig(
         dynamics=DynamicsConfig(
             width=384,
@@ -58,7 +58,7 @@ def small() -> WorldModelConfig:
 
 
 def base() -> WorldModelConfig:
-    """About 136M parameters: clusters."""
+    """About 143M parameters: clusters."""
     return WorldModelConfig(
         dynamics=DynamicsConfig(
             width=768,
