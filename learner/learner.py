@@ -3,6 +3,7 @@
 Axes: B sequences, L ticks, A agents.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -121,9 +122,10 @@ class Learner:
         self.config, self.step = config, 0
         self._tokenizer, self._held_out = tokenizer, held_out
         self._device = torch.device(device)
-        self.model = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device)
+        model = WorldModel(model_config, spec, tokenizer.vocab_size, num_tokens=tokenizer.num_tokens)
+        self.model = model.to(self._device)
+        self._judged = copy.deepcopy(self.model).eval()
         self._average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self._judged = WorldModel(model_config, spec, tokenizer.vocab_size).to(self._device).eval()
         self._optimizer = Optimizer(
             self.model,
             learning_rate=config.learning_rate,

@@ -72,7 +72,7 @@ class Ticker:
         self._tokenizer, self._filter, self._config = tokenizer, Filter(tokenizer), config
         self._margin = config.margin if spec.layout.map_rows else 0
         self._spec = spec
-        self._model = WorldModel(model_config, spec, tokenizer.vocab_size).eval()
+        self._model = WorldModel(model_config, spec, tokenizer.vocab_size, num_tokens=tokenizer.num_tokens).eval()
         self._dreamer = Dreamer(
             self._model, config.dream, margin=self._margin, num_tokens=tokenizer.num_tokens, solid=spec.solid
         )

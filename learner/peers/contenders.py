@@ -68,7 +68,7 @@ def contender(
     """
     learning = LearnerConfig(batch_sequences=16, sequence_ticks=1, learning_rate=learning_rate, schedule=ToZero())
     if name == SPATIO_TEMPORAL:
-        return FramesContender(learning, SpatioTemporalConfig(), spec, tokenizer.vocab_size, seed=seed)
+        return FramesContender(learning, SpatioTemporalConfig(), spec, tokenizer, seed=seed)
     model = tiny() if name == OURS else attention_only()
     return FieldContender(Learner(learning, model, spec, tokenizer, held_out, seed=seed), view_of(spec))
 
@@ -132,7 +132,7 @@ class FramesContender:
     """A spatio-temporal transformer, and its training."""
 
     def __init__(
-        self, learning: LearnerConfig, config: SpatioTemporalConfig, spec: EnvSpec, vocab_size: int, *, seed: int
+        self, learning: LearnerConfig, config: SpatioTemporalConfig, spec: EnvSpec, tokenizer: Tokenizer, *, seed: int
     ) -> None:
         torch.manual_seed(seed)
         self._learning, self._view = learning, view_of(spec)
@@ -141,7 +141,8 @@ class FramesContender:
         self.num_sequences = max(learning.batch_sequences * learning.sequence_ticks // config.num_frames, 1)
         self.model = SpatioTemporal(
             config,
-            vocab_size=vocab_size,
+            vocab_size=tokenizer.vocab_size,
+            num_tokens=tokenizer.num_tokens,
             num_actions=spec.num_actions,
             num_events=len(spec.events),
             num_agents=len(spec.agents),

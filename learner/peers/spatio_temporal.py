@@ -79,6 +79,7 @@ class SpatioTemporal(nn.Module):
         config: SpatioTemporalConfig,
         *,
         vocab_size: int,
+        num_tokens: int | None = None,
         num_actions: int,
         num_events: int,
         num_agents: int,
@@ -88,7 +89,7 @@ class SpatioTemporal(nn.Module):
         super().__init__()
         width, (rows, cols) = config.width, view
         self.config, self.view = config, view
-        self.table = TokenTable(vocab_size, config.token_width)
+        self.table = TokenTable(vocab_size, config.token_width, num_tokens)
         self.read = nn.Linear(config.token_width, width)
         self.place = nn.Parameter(torch.randn(rows * cols + status_cells, width) * 0.02)
         self.action = nn.Embedding(num_actions, width)

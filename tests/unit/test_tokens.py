@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from world.field import DEPTH, NUM_AGE_BUCKETS, age_buckets
-from world.model.tokens import CellEmbedding, TokenTable
+from world.model.tokens import CellEmbedding, TokenHead, TokenTable
 
 
 def _embedding() -> CellEmbedding:
@@ -53,3 +53,15 @@ def test_never_is_an_age_of_its_own(part: int) -> None:
     embedding = _embedding()
     rows = embedding.summed()[-(DEPTH + 1) * NUM_AGE_BUCKETS :].unflatten(0, (DEPTH + 1, NUM_AGE_BUCKETS))[part]
     assert not torch.allclose(rows[0], rows[1]), "a token that was set now, and one that there never was"
+
+
+def test_only_tokens_that_stand_for_something_are_answered() -> None:
+    torch.manual_seed(0)
+    table, few = TokenTable(20, 8), TokenTable(20, 8, num_tokens=6)
+    few.load_state_dict(table.state_dict())
+    heads = [TokenHead(each, 16, num_candidates=2) for each in (table, few)]
+    heads[1].load_state_dict(heads[0].state_dict())
+    x, candidates = torch.randn(5, 16), torch.randint(1, 6, (5, 2))
+    every, known = (head(x, candidates) for head in heads)
+    assert every.shape == (5, 20) and known.shape == (5, 6)
+    torch.testing.assert_close(known, every[:, :6])

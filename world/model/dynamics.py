@@ -145,6 +145,7 @@ class Dynamics(nn.Module):
         config: DynamicsConfig,
         *,
         vocab_size: int,
+        num_tokens: int | None,
         num_actions: int,
         num_events: int,
         status_cells: int,
@@ -154,7 +155,7 @@ class Dynamics(nn.Module):
         super().__init__()
         width = config.width
         self.has_pose = has_pose
-        self.table = TokenTable(vocab_size, config.token_width)
+        self.table = TokenTable(vocab_size, config.token_width, num_tokens)
         self.cell_embedding = CellEmbedding(self.table, width)
         self.identity = nn.Embedding(NUM_IDENTITIES, width)
         self.turn = nn.Linear(1, width)

@@ -20,9 +20,10 @@ _HEARD = 4.0
 class TokenTable(nn.Module):
     """The vocabulary, shared by what is read and what is asked: 0 is UNSEEN, the last is MASK."""
 
-    def __init__(self, vocab_size: int, width: int) -> None:
+    def __init__(self, vocab_size: int, width: int, num_tokens: int | None = None) -> None:
+        """Of the vocabulary the first `num_tokens` stand for something: no other is ever an answer."""
         super().__init__()
-        self.vocab_size = vocab_size
+        self.vocab_size, self.num_tokens = vocab_size, num_tokens or vocab_size
         self.mask = vocab_size
         self.weight = nn.Parameter(torch.randn(vocab_size + 1, width) * width**-0.5)
         self.becoming = nn.Parameter(torch.zeros(vocab_size, NUM_WAYS, width))
@@ -100,7 +101,8 @@ class TokenHead(ReadsTable):
         self.bias = nn.Parameter(torch.zeros(table.vocab_size))
 
     def forward(self, x: Tensor, candidates: Tensor, arrived: Tensor | None = None) -> Tensor:
-        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer.
+        """Return float32 logits (…, V) of slots (…, D) with candidate tokens (…, K); UNSEEN is never an answer. V is
+        the number of tokens that stand for something.
 
         `arrived` (…, E): what whoever stands there looks like, as embedded tokens.
         """
@@ -108,7 +110,8 @@ class TokenHead(ReadsTable):
         ways = self._ways[candidates[..., self.newest]]
         named = self.project(x) + (self.way(x)[..., None] * ways).sum(-2)
         named = named if arrived is None else named + arrived.to(named.dtype)
-        logits = nn.functional.linear(named, self.table.weight[:-1].to(named.dtype)).float() + self.bias
+        known = self.table.num_tokens
+        logits = nn.functional.linear(named, self.table.weight[:known].to(named.dtype)).float() + self.bias[:known]
         logits = logits.scatter_add(-1, candidates, self.point(x).float())
         logits[..., 0] = float("-inf")
         return logits

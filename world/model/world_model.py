@@ -88,13 +88,17 @@ def base() -> WorldModelConfig:
 class WorldModel(nn.Module):
     """Dynamics, reward, continuation, recurrent memory, policy and value over one vocabulary."""
 
-    def __init__(self, config: WorldModelConfig, spec: EnvSpec, vocab_size: int) -> None:
+    def __init__(
+        self, config: WorldModelConfig, spec: EnvSpec, vocab_size: int, *, num_tokens: int | None = None
+    ) -> None:
+        """Of the vocabulary the first `num_tokens` stand for something; without it, all."""
         super().__init__()
         width = config.dynamics.width
         self.config = config
         self.dynamics = Dynamics(
             config.dynamics,
             vocab_size=vocab_size,
+            num_tokens=num_tokens,
             num_actions=spec.num_actions,
             num_events=len(spec.events),
             status_cells=spec.layout.status_cells,
