@@ -82,7 +82,10 @@ def test_a_frozen_world_fails_the_check_of_its_dynamics() -> None:
     assert rows["change_rate"].value == 0.0 and rows["change_rate"].ceiling == 1.0
     assert rows["changed_f1@1"].value == 0.0 and rows["skill@1"].value == 0.0
     record.changed["ours"] = [alive, 2 * alive]
-    assert rollout_scores(record).metrics["change_rate"].value == pytest.approx(1.5)
+    record.changed["replay"] = [alive, still]
+    scores = rollout_scores(record)
+    assert scores.metrics["change_rate"].value == pytest.approx(1.5)
+    assert scores.reasons["change_rate"].endswith("luck: 0.500"), "who strays by chance changes less, too"
 
 
 def test_dreamed_rewards_are_events_at_their_tick_and_of_their_size() -> None:

@@ -30,6 +30,7 @@ from world.field import Uint16Array
 
 _LEAST_SKILL = 0.05
 """Where even a replay of truth finds less than this, skill would be a ratio of noise."""
+_REPLAYED = "a replay of truth with other luck: {:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Rollouts:
     moments: dict[int, Moment] = field(default_factory=dict)
     """By horizon, in ticks."""
     rewards: dict[str, list[Float32Array]] = field(default_factory=dict)
-    """Of each tick (E, A), by "truth", "ours" and "no_memory"."""
+    """Of each tick (E, A), by "truth", "ours" and "no_memory", and "replay" where there is one."""
     changed: dict[str, list[NDArray[np.int64]]] = field(default_factory=dict)
     """Known cells that each tick changed (E,), likewise."""
 
@@ -81,15 +82,18 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
             hits = {name: arrived.ravel() for name, arrived in moment.arrived.items()}
             metrics[f"poses@{k}"] = share_row(hits, ceiling=1.0)
             if "replay" in hits:
-                reasons[f"poses@{k}"] = f"a replay of truth with other luck: {hits['replay'].mean():.3f}"
+                reasons[f"poses@{k}"] = _REPLAYED.format(hits["replay"].mean())
         if "replay" in moment.answers:
             replayed = f1(edit_counts(*_map(record, moment, moment.answers["replay"])))
-            reasons[f"changed_f1@{k}"] = f"a replay of truth with other luck: {replayed:.3f}"
+            reasons[f"changed_f1@{k}"] = _REPLAYED.format(replayed)
     skills, why = _skills(record, seed)
     metrics |= skills
     reasons |= why
     if record.changed:
-        metrics["change_rate"] = row_of(_rates(record.changed), mean_of, seed=seed, ceiling=1.0)
+        rates = _rates(record.changed)
+        if (replayed := rates.pop("replay", None)) is not None:
+            reasons["change_rate"] = _REPLAYED.format(mean_of(replayed))
+        metrics["change_rate"] = row_of(rates, mean_of, seed=seed, ceiling=1.0)
     rewards, why = _reward_scores(record, seed)
     return Scores(metrics | rewards, reasons | why)
 
@@ -189,4 +193,6 @@ def _reward_scores(record: Rollouts, seed: int) -> tuple[dict[str, MetricRow], d
         right = np.abs(expected - truth) <= 0.5 * np.abs(truth)
         flat = (part.reshape(len(truth), -1) for part in (np.abs(expected) >= threshold, given, right))
         counts[name] = event_counts(*flat)
-    return {"reward_f1": row_of(counts, f1, seed=seed, ceiling=1.0)}, {}
+    replayed = counts.pop("replay", None)
+    reasons = {} if replayed is None else {"reward_f1": _REPLAYED.format(f1(replayed))}
+    return {"reward_f1": row_of(counts, f1, seed=seed, ceiling=1.0)}, reasons

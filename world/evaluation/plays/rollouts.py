@@ -71,7 +71,7 @@ def play_rollouts(
         ticked = cast.advance(told)
         for cells, world, done in zip(touched, truths, ticked["truth"], strict=True):
             cells |= set(map(tuple, chance_cells(world, done, stage.margin).tolist()))
-        for name in ("truth", "ours", "no_memory"):
+        for name in ("truth", "ours", "no_memory", *(("replay",) if cast.twins else ())):
             _note(play.record, name, ticked[name], going)
         if keep_rows and going.all():
             for name in ("truth", "ours", "no_memory", *(("oracle",) if told else ())):
