@@ -7,6 +7,7 @@ from tests.evaluation_cases import homestead_stage
 from world.envs.grounded import Int32Array
 from world.errors import EnvironmentUnusable
 from world.evaluation.cross_agent import GROWING, STATIC, UNSEEN_BY_B, Visits, cross_agent_scores
+from world.evaluation.plays.visit_plans import EDIT_AT
 from world.evaluation.plays.visits import VisitPlay, play_visits
 from world.snapshot import Snapshot
 
@@ -117,6 +118,12 @@ def test_a_dream_that_follows_the_rules_shows_b_what_a_did() -> None:
     assert reviver.asked == [(both, (42, both, 3), 20)]
     assert rows["xr_restored@40"].value == 0.0, "what did not go on saw nothing"
     assert rows["xr_restored_identical@40"].value == 0.0
+
+
+def test_a_change_that_a_made_too_late_is_no_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("world.evaluation.plays.visit_plans.EDIT_AT", EDIT_AT + 3)
+    late, _ = _played(8, sees=True)
+    assert late.failed >= len(STATIC) and not np.isin(late.visits[8].kind, STATIC).any()
 
 
 def test_a_dream_that_goes_on_seeing_what_was_there_has_no_effect() -> None:

@@ -47,7 +47,7 @@ class VisitPlay:
     visits: dict[int, Visits] = field(default_factory=dict)
     """By delay, in ticks."""
     failed: int = 0
-    """Visits that truth itself prevented: somebody stood in the way, or watched the place meanwhile."""
+    """Visits that truth itself prevented: somebody stood in the way, A was late, or the place was watched meanwhile."""
 
 
 def play_visits(
@@ -84,6 +84,7 @@ class _Delay:
         self._idle_truths = [stage.fork_truth(truths[i], "idle") for i in self._static]
         self._starts = [env_of(world).clone() for world in truths]
         self._before = self._shown(truths)
+        self._acted = np.zeros(len(truths), np.bool_)
         self._made: dict[str, BoolArray] = {}
         self._edited = {name: [self._dream(w, i, name) for i, w in enumerate(truths)] for name in ("ours", "no_memory")}
         self._idle = {name: [self._dream(truths[i], i, f"{name}-idle") for i in self._static] for name in self._edited}
@@ -112,6 +113,7 @@ class _Delay:
                 forget(world)
             if tick == 0:
                 changed = self._shown(self._truths)
+                self._acted = changed != self._before
                 self._made = {name: self._shown(worlds) == changed for name, worlds in self._edited.items()}
             watched += [_anybody_sees(world, *place) for world, place in zip(self._truths, self._places, strict=True)]
             progress(f"visits after {self._tau}", tick / ticks)
@@ -130,8 +132,9 @@ class _Delay:
         if reviver is not None and self._static:
             progress(f"killed and restored after {self._tau}", 0.0)
             edited["restored"], idle["restored"], identical = self._revived(reviver, actions)
-        # Truth must have let A change the place and B come, and nobody may have watched it for most of the delay.
-        changed = (idle_truth != truth) | ~np.isin(self._kinds, STATIC)
+        # Truth must have let A change the place, in time, and B come, and nobody may have watched it for most of the
+        # delay. Who was late changes it in sight of nobody who dreams: the place was not seen when the dreams began.
+        changed = (idle_truth != truth) & self._acted | ~np.isin(self._kinds, STATIC)
         valid = (truth != UNSEEN) & changed & (watched <= self._tau / 2 + LINGER + 2 * SIGHT)
         grown, often = self._growth(actions)
         play.failed += int((~valid).sum())
