@@ -91,8 +91,8 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
     reasons |= why
     if record.changed:
         rates = _rates(record.changed)
-        if (replayed := rates.pop("replay", None)) is not None:
-            reasons["change_rate"] = _REPLAYED.format(mean_of(replayed))
+        if "replay" in rates:
+            reasons["change_rate"] = _REPLAYED.format(mean_of(rates.pop("replay")))
         metrics["change_rate"] = row_of(rates, mean_of, seed=seed, ceiling=1.0)
     rewards, why = _reward_scores(record, seed)
     return Scores(metrics | rewards, reasons | why)
@@ -193,6 +193,5 @@ def _reward_scores(record: Rollouts, seed: int) -> tuple[dict[str, MetricRow], d
         right = np.abs(expected - truth) <= 0.5 * np.abs(truth)
         flat = (part.reshape(len(truth), -1) for part in (np.abs(expected) >= threshold, given, right))
         counts[name] = event_counts(*flat)
-    replayed = counts.pop("replay", None)
-    reasons = {} if replayed is None else {"reward_f1": _REPLAYED.format(f1(replayed))}
+    reasons = {"reward_f1": _REPLAYED.format(f1(counts.pop("replay")))} if "replay" in counts else {}
     return {"reward_f1": row_of(counts, f1, seed=seed, ceiling=1.0)}, reasons
