@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
-from world.evaluation.metrics import Counts, MetricRow, Scores, f1, row_of, share_row
+from world.evaluation.metrics import REPLAYED, Counts, MetricRow, Scores, f1, row_of, share_row
 from world.evaluation.revisit import NO_TRUTH
 
 
@@ -51,7 +51,7 @@ def counterfactual_scores(effects: dict[int, Effects], *, seed: int = 0) -> Scor
         masks = {name: mask for name, mask in found.masks.items() if name not in ("truth", "replay")}
         if "replay" in found.masks:
             replayed = f1(mask_counts(found.masks["replay"], found))
-            reasons[f"cf_f1@{h}"] = f"a replay of truth with other luck: {replayed:.3f}"
+            reasons[f"cf_f1@{h}"] = REPLAYED.format(replayed)
         masks["copy_last"] = np.zeros_like(found.counted)
         counts = {name: _by_world(mask_counts(mask, found), found.episode) for name, mask in masks.items()}
         metrics[f"cf_f1@{h}"] = row_of(counts, f1, seed=seed, ceiling=None)

@@ -24,6 +24,8 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 BASELINES = ("copy_last", "no_memory", "oracle", "ceiling")
 """Who stands beside every metric of ours, where it is defined."""
+REPLAYED = "a replay of truth with other luck: {:.3f}"
+"""Said of a metric that not even truth would reach again."""
 _Z95 = 1.959964
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Float32Array
 from world.evaluation.events import event_counts
 from world.evaluation.metrics import (
+    REPLAYED,
     Counts,
     FloatArray,
     MetricRow,
@@ -30,7 +31,6 @@ from world.field import Uint16Array
 
 _LEAST_SKILL = 0.05
 """Where even a replay of truth finds less than this, skill would be a ratio of noise."""
-_REPLAYED = "a replay of truth with other luck: {:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,17 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
             hits = {name: arrived.ravel() for name, arrived in moment.arrived.items()}
             metrics[f"poses@{k}"] = share_row(hits, ceiling=1.0)
             if "replay" in hits:
-                reasons[f"poses@{k}"] = _REPLAYED.format(hits["replay"].mean())
+                reasons[f"poses@{k}"] = REPLAYED.format(hits["replay"].mean())
         if "replay" in moment.answers:
             replayed = f1(edit_counts(*_map(record, moment, moment.answers["replay"])))
-            reasons[f"changed_f1@{k}"] = _REPLAYED.format(replayed)
+            reasons[f"changed_f1@{k}"] = REPLAYED.format(replayed)
     skills, why = _skills(record, seed)
     metrics |= skills
     reasons |= why
     if record.changed:
         rates = _rates(record.changed)
         if "replay" in rates:
-            reasons["change_rate"] = _REPLAYED.format(mean_of(rates.pop("replay")))
+            reasons["change_rate"] = REPLAYED.format(mean_of(rates.pop("replay")))
         metrics["change_rate"] = row_of(rates, mean_of, seed=seed, ceiling=1.0)
     rewards, why = _reward_scores(record, seed)
     return Scores(metrics | rewards, reasons | why)
@@ -193,5 +193,5 @@ def _reward_scores(record: Rollouts, seed: int) -> tuple[dict[str, MetricRow], d
         right = np.abs(expected - truth) <= 0.5 * np.abs(truth)
         flat = (part.reshape(len(truth), -1) for part in (np.abs(expected) >= threshold, given, right))
         counts[name] = event_counts(*flat)
-    reasons = {"reward_f1": _REPLAYED.format(f1(counts.pop("replay")))} if "replay" in counts else {}
+    reasons = {"reward_f1": REPLAYED.format(f1(counts.pop("replay")))} if "replay" in counts else {}
     return {"reward_f1": row_of(counts, f1, seed=seed, ceiling=1.0)}, reasons

@@ -1,5 +1,6 @@
 """What is computed in: bfloat16 where the hardware multiplies it, else float32."""
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ def computing(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype_of(precision, device) == torch.bfloat16)
 
 
+@cache
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether products of bfloat16 are the hardware's own.
 

@@ -53,12 +53,16 @@ class CellEmbedding(ReadsTable):
     picked, and at no other.
     """
 
+    broad: Tensor
+
     def __init__(self, table: TokenTable, width: int) -> None:
         super().__init__(table)
         self.parts = nn.Parameter(torch.randn(DEPTH + 1, table.weight.shape[1], width) * width**-0.5)
         self.never = nn.Parameter(torch.randn(DEPTH + 1, 1, width) * 0.02)
         self.aging = nn.Parameter(torch.randn(DEPTH + 1, NUM_BROAD_BUCKETS - 1, width) * 0.02)
         self.exact_age = nn.Parameter(torch.zeros(NUM_AGE_BUCKETS, width))
+        # With the weights: an index that had to be brought to a GPU at every step would keep it out of a CUDA graph.
+        self.register_buffer("broad", torch.from_numpy(BROAD_BUCKETS), persistent=False)
 
     def forward(self, tokens: Tensor, ages: Tensor, given: Tensor) -> Tensor:
         """Return (N, H, W, D) from tokens (N, H, W, K), ages (N, H, W, K + 1) and given next tokens (N, H, W)."""
@@ -69,7 +73,7 @@ class CellEmbedding(ReadsTable):
     def summed(self) -> Tensor:
         """Return the tables of all parts, one below the other: (K + 1)·(V + 1) tokens, then (K + 1) × ages."""
         vocabulary = torch.einsum("ve,ked->kvd", self.table.weight, self.parts).flatten(0, 1)
-        ages = torch.cat([self.never, self.aging.cumsum(1)], dim=1)[:, torch.from_numpy(BROAD_BUCKETS)]
+        ages = torch.cat([self.never, self.aging.cumsum(1)], dim=1)[:, self.broad]
         ages = torch.cat([ages[:1] + _HEARD * self.exact_age, ages[1:]])
         return torch.cat([vocabulary.float(), ages.flatten(0, 1)])
 
