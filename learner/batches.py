@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world.errors import ConfigError
-from world.field import UNSEEN
+from world.field import NOW, UNSEEN
 from world.model.dynamics import NUM_IDENTITIES
 from world.model.memory.recall import recalled_in_order
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots
@@ -87,9 +87,12 @@ class MaskingConfig:
     whose status is not given while cells are."""
     ask_actions: float = 0.1
     """Share of rows in which what follows is mostly given, and each agent's action asked for by the toss of a coin."""
+    forget: float = 0.15
+    """Share of rows of maps in which, on some sides, only what is in view is known. What worlds that were lived in for
+    long do not know is hardly ever land; a model that knew no others would wall up whoever explores a young one."""
 
     def __post_init__(self) -> None:
-        for name in ("fully_masked", "hide_displacement", "ask_actions"):
+        for name in ("fully_masked", "hide_displacement", "ask_actions", "forget"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"masking.{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -113,6 +116,8 @@ def make_batch(
     recalled = _recalled(columns, past_ticks, num_recalled, has_pose=has_pose) if num_recalled else None
     past = {name: column[:, :past_ticks] for name, column in columns.items()}
     columns = {name: column[:, past_ticks:] for name, column in columns.items()}
+    if has_pose:
+        columns |= _forgotten(columns["tokens"], columns["ages"], config.forget, rng)
     batch, ticks, agents = columns["actions"].shape
     identity = np.stack([rng.permutation(NUM_IDENTITIES)[:agents] for _ in range(batch)])
     slots = _slots(columns, identity, recalled)
@@ -150,6 +155,21 @@ def make_batch(
         nothing_given=rate == 1.0,
         weights=_weights(columns, rows),
     )
+
+
+def _forgotten(
+    tokens: NDArray[Any], ages: NDArray[Any], share: float, rng: np.random.Generator
+) -> dict[str, NDArray[np.generic]]:
+    """Return tokens (B, L, A, H, W, K) and ages of which a share of rows forgets what nobody sees at this tick.
+
+    A row forgets all four sides of its windows, or some: those who come from somewhere know what lies behind them.
+    """
+    height, width = tokens.shape[3:5]
+    y, x = np.mgrid[:height, :width] - np.array([height // 2, width // 2]).reshape(2, 1, 1)
+    side = np.where(abs(y) >= abs(x), 2 * (y > 0), 2 * (x > 0) + 1)
+    forgets = (rng.random((*tokens.shape[:2], 4)) < 0.5) & (rng.random((*tokens.shape[:2], 1)) < share)
+    hidden = (forgets[:, :, None, side] & (ages[..., -1] != NOW))[..., None]
+    return {"tokens": np.where(hidden, UNSEEN, tokens), "ages": np.where(hidden, 0, ages)}
 
 
 def _weights(columns: Mapping[str, NDArray[Any]], rows: int) -> Tensor:

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from learner.limiter import Grant
 from learner.replay import ReplayShard, ShardState
 from learner.ring import Columns
-from world.envs.grounded import NOWHERE
+from world.envs.grounded import NOWHERE, BoolArray
 
 Float64Array = NDArray[np.float64]
 
-_CANDIDATES: Final = 4
+_CANDIDATES: Final = 8
 """Sequences that are drawn for each one that is kept."""
-_NEAR: Final = 3
-"""Cells between two agents who may stand in each other's way at the next tick, or reach for one thing."""
-_AT_ODDS: Final = 3.0
-"""How much rather a sequence is kept in which agents are near each other."""
+_APART: Final = np.array([1, 3])
+"""Cells to the nearest other agent: up to the first two can reach each other, up to the second they may stand in each
+other's way at the next tick, or reach for one thing."""
+_AT_ODDS: Final = np.array([3.0, 2.0, 1.0])
+"""How much rather a sequence is kept in which agents are as near as that."""
 _BEFALLEN: Final = 10.0
-"""And one that a world event befalls: of few of them something comes."""
+"""How much rather a sequence is kept that a world event befalls: of few of them something comes."""
 
 
 class Unlimited:
@@ -43,9 +44,9 @@ class RecordedSource:
     alone. Half of the sequences begin to remember somewhere among them, as if the episode had begun there: so the
     model meets memories of every length, none included.
 
-    Sequences in which more is at stake, and those of rare actions, are drawn more often. Both are judged by what is
-    given at the first tick that is asked about, so that what follows it stays as likely as it is. Where actions
-    themselves are asked for, `weights` make up for it.
+    Sequences that something befalls, and those of rare acts, are drawn more often. Both are judged by what is given at
+    the first tick that is asked about, so that what follows it stays as likely as it is. Where actions themselves are
+    asked for, `weights` make up for it.
     """
 
     def __init__(self, shard: ReplayShard, *, past_ticks: int, num_draws: int) -> None:
@@ -57,7 +58,7 @@ class RecordedSource:
         """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""
         drawn = self._shard.sample(_CANDIDATES * num_sequences, length).columns
         random = np.random.default_rng(self._num_draws)
-        stakes = at_stake(drawn, self._past_ticks) * rarity(drawn, self._past_ticks)
+        stakes = befallen(drawn, self._past_ticks) * rarity(drawn, self._past_ticks)
         kept, weights = chosen(stakes, num_sequences, random)
         columns = {name: column[kept] for name, column in drawn.items()}
         columns["weights"] = np.broadcast_to(weights[:, None], columns["is_first"].shape)
@@ -69,26 +70,35 @@ class RecordedSource:
         return columns
 
 
-def at_stake(columns: Columns, past_ticks: int) -> Float64Array:
-    """Return what is at stake (B,) after C ticks of sequences, of columns (B, C + L, …): 1 where agents are apart."""
-    poses, events = columns["poses"][:, past_ticks].astype(np.int64), columns["events"][:, past_ticks]
-    apart = np.abs(poses[:, :, None] - poses[:, None]).max(axis=-1)
-    one, other = np.triu_indices(poses.shape[1], 1)
-    near = (apart[:, one, other] <= _NEAR).any(axis=1)
-    befallen = (events[..., 0].astype(np.int64) > 0).any(axis=1)
-    return np.where(befallen, _BEFALLEN, np.where(near, _AT_ODDS, 1.0))
+def befallen(columns: Columns, past_ticks: int) -> Float64Array:
+    """Return how much rather sequences (B,) are kept for what befalls them after C ticks, of columns (B, C + L, …)."""
+    events = columns["events"][:, past_ticks]
+    return np.where((events[..., 0].astype(np.int64) > 0).any(axis=1), _BEFALLEN, 1.0)
 
 
 def rarity(columns: Columns, past_ticks: int) -> Float64Array:
-    """Return how rare actions are after C ticks of sequences (B,) of columns (B, C + L, …): kinds have equal shares.
+    """Return how rare what agents do is after C ticks of sequences (B,) of columns (B, C + L, …).
 
-    Most of what agents do is to walk, and most of what there is to learn comes of the rest.
+    An act is an action, and how far the nearest other agent is then; acts among others have greater shares, and of
+    those that are as near, all have equal ones. Most of what agents do is to walk, alone, and most of what there is to
+    learn comes of the rest.
     """
-    actions, here = columns["actions"][:, past_ticks].astype(np.int64), columns["poses"][:, past_ticks, :, 0] != NOWHERE
-    counts = np.bincount(actions[here], minlength=int(actions.max()) + 1)
-    shares: Float64Array = (here / np.maximum(counts, 1)[actions]).sum(axis=1)
+    actions, poses = columns["actions"][:, past_ticks].astype(np.int64), columns["poses"][:, past_ticks]
+    here = poses[..., 0] != NOWHERE
+    apart = np.searchsorted(_APART, _nearest(poses.astype(np.int64), here))
+    acts = actions * len(_AT_ODDS) + apart
+    counts = np.bincount(acts[here], minlength=int(acts.max()) + 1)
+    shares: Float64Array = (here * _AT_ODDS[apart] / np.maximum(counts, 1)[acts]).sum(axis=1)
     # Where everybody has left there is nothing to learn, but a sequence that is never drawn has no weight.
     return np.maximum(shares, 1.0 / actions.size)
+
+
+def _nearest(poses: NDArray[np.int64], here: BoolArray) -> NDArray[np.int64]:
+    """Return how many cells the nearest other agent that has not left is away from each (B, A), in rows or columns."""
+    apart = np.abs(poses[:, :, None] - poses[:, None]).max(axis=-1)
+    nobody = ~here[:, None] | np.eye(poses.shape[1], dtype=np.bool_)
+    nearest: NDArray[np.int64] = np.where(nobody, _APART[-1] + 1, apart).min(axis=-1)
+    return nearest
 
 
 def chosen(stakes: Float64Array, count: int, random: np.random.Generator) -> tuple[NDArray[np.intp], Float64Array]:

@@ -14,6 +14,7 @@ from learner.losses import LossConfig, world_model_loss
 from tests.model_cases import CountingEnv, counting_ticker, counting_world, homestead_rows, silence, stirred_model
 from world.envs.grounded import nowhere
 from world.errors import ConfigError
+from world.field import NOW, UNSEEN
 from world.model.dynamics import NUM_IDENTITIES
 from world.model.slots import UNKNOWN_DISPLACEMENT
 from world.model.world_model import WorldModel
@@ -263,6 +264,27 @@ def test_columns_that_cannot_be_written_to_make_a_batch() -> None:
     for column in columns.values():
         column.flags.writeable = False
     assert _batch(columns).rewards.shape == (12, 2)
+
+
+def test_some_rows_forget_what_is_out_of_view_on_some_sides_and_nothing_else() -> None:
+    _, columns = _counting(sequences=60)
+    columns["tokens"] = np.ones_like(columns["tokens"])
+    columns["ages"] = np.full_like(columns["ages"], NOW + 9)
+    columns["ages"][..., 1:-1, 1:-1, -1] = NOW
+    slots = _batch(columns, forget=0.5).slots
+    lost = (slots.tokens == UNSEEN).all(-1)
+    assert torch.equal(lost, (slots.tokens == UNSEEN).any(-1)) and torch.equal(lost, (slots.ages == 0).all(-1))
+    assert not lost[..., 1:-1, 1:-1].any(), "what is in view is known"
+    sides = torch.stack([lost[..., 0, 2], lost[..., -1, 2], lost[..., 2, 0], lost[..., 2, -1]], -1).sum(-1)
+    assert torch.equal(sides.min(1).values, sides.max(1).values), "all windows of a row forget alike"
+    assert set(sides.flatten().tolist()) == {0, 1, 2, 3, 4} and 0.3 < (sides > 0).float().mean() < 0.65
+    assert not (_batch(columns, forget=0.0).slots.tokens == UNSEEN).any()
+
+
+def test_screens_forget_nothing() -> None:
+    _, columns = _counting(map_rows=0)
+    kept = _batch(columns, forget=1.0).slots.tokens
+    assert torch.equal(kept, _batch(columns, forget=0.0).slots.tokens)
 
 
 def test_impossible_masking_is_refused() -> None:

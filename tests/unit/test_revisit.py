@@ -1,20 +1,25 @@
 """What revisits and object permanence promise: hand-made returns score what they must; homesteads are left and met."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.evaluation_cases import every_look, homestead_stage
+from world.envs.grounded import Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.envs.homestead.tiles import ANIMAL_CODE
 from world.errors import EnvironmentUnusable
 from world.evaluation.codes import BARE, FIRST_LANDMARK, RIPE, SAPLING, STUMP, TREE, YOUNG_TREE, CodeTable
 from world.evaluation.permanence import permanence_scores
-from world.evaluation.plays.returns import ReturnPlay, play_returns
+from world.evaluation.plays.returns import LEAVE_AT, ReturnPlay, play_returns
+from world.evaluation.plays.stage import Advances
 from world.evaluation.revisit import Returns, revisit_scores
-from world.field import Uint16Array
+from world.field import MAP, UNSEEN, Field, Uint16Array
+from world.live import LiveWorld
 from world.model.tokenizer import DiscreteTokenizer
+from world.tick import Ticked
 
 TOKENIZER = every_look(HomesteadGrounded().spec.layout)
 TABLE = CodeTable.of(TOKENIZER)
@@ -124,6 +129,44 @@ def test_agents_leave_homes_that_nobody_sees_and_come_back_in_time() -> None:
     # The agents have harvested before they left: something bare was left behind.
     assert TABLE is not None and np.isin(TABLE.codes(found.before), (BARE, STUMP)).any()
     assert replace(found, hidden=found.hidden & False).known.sum() == 0
+
+
+def test_what_truth_reaches_again_with_other_luck_is_said() -> None:
+    before, truth = _tokens([GRASS, GRASS, BARE, BARE]), _tokens([GRASS, GRASS, RIPE, RIPE])
+    found = _returns(before, truth, ours=truth, oracle=truth, replay=_tokens([RIPE, GRASS, RIPE, RIPE]))
+    found.arrived["replay"][:] = False
+    reasons = revisit_scores({8: found}, TABLE).reasons
+    assert reasons["revisit_static@8"].endswith(": 0.500") and reasons["revisit_changed@8"].endswith(": 1.000")
+    assert reasons["revisit_arrived@8"].endswith(": 0.000")
+
+
+class _Watched:
+    """Advances worlds, and notes where the agents of one are, and what it knows when they leave."""
+
+    def __init__(self, ticker: Advances, world: str) -> None:
+        self._ticker, self._world = ticker, world
+        self.known: Field | None = None
+        self.places: set[tuple[int, int]] = set()
+
+    def tick(
+        self, worlds: Sequence[LiveWorld], actions: Int32Array | None = None, events: Int32Array | None = None
+    ) -> list[Ticked]:
+        done = self._ticker.tick(worlds, actions, events)
+        for world in worlds:
+            if world.world == self._world and self.known is not None:
+                self.places |= set(map(tuple, world.snapshot.poses.tolist()))
+            elif world.world == self._world and world.snapshot.tick == LEAVE_AT:
+                self.known = world.snapshot.field.copy()
+        return done
+
+
+def test_the_way_of_who_leaves_is_known() -> None:
+    stage = homestead_stage()
+    watched = _Watched(stage.ticker, "judged-0")
+    play_returns(replace(stage, ticker=watched), ReturnPlay(), seeds=[0], absences=[40], progress=lambda *_: None)
+    assert watched.known is not None and len(watched.places) > 40, "agents walk far"
+    y, x = np.array(sorted(watched.places), np.int32).T
+    assert (watched.known.layers[MAP].current(y, x) != UNSEEN).all()
 
 
 def test_other_environments_are_refused() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
 from world.evaluation.codes import BARE, GROWS, STUMP, CodeTable
-from world.evaluation.metrics import FloatArray, MetricRow, Scores, mean_of, row_of, share_row
+from world.evaluation.metrics import REPLAYED, FloatArray, MetricRow, Scores, mean_of, row_of, share_row
 from world.field import UNSEEN, Uint16Array
 
 NO_TRUTH = "the truth of cells out of sight cannot be asked in this environment"
@@ -30,7 +30,8 @@ class Returns:
     by_chance: BoolArray
     """(E, R, C) pure chance changed the cell meanwhile."""
     answers: dict[str, Uint16Array]
-    """(E, R, C) by "ours", "no_memory", "oracle" and "ceiling": what they hold to be there."""
+    """(E, R, C) by "ours", "no_memory", "oracle", "ceiling", and "replay", truth again with other luck: what they hold to be
+    there."""
     looked: dict[str, BoolArray]
     """(E, R, C) by the same names: whether somebody in that world looks at the cell now."""
     arrived: dict[str, BoolArray]
@@ -60,7 +61,10 @@ def revisit_scores(returns: Mapping[int, Returns], table: CodeTable | None, *, s
         counted = found.known & ~found.by_chance
         for name, cells in (("static", counted & stayed), ("changed", counted & ~stayed)):
             if cells.any():
-                metrics[f"revisit_{name}@{k}"] = row_of(_accuracies(found, cells), mean_of, seed=seed, ceiling=None)
+                rows = _accuracies(found, cells)
+                if "replay" in rows:
+                    reasons[f"revisit_{name}@{k}"] = REPLAYED.format(mean_of(rows["replay"]))
+                metrics[f"revisit_{name}@{k}"] = row_of(rows, mean_of, seed=seed, ceiling=None)
             else:
                 reasons[f"revisit_{name}@{k}"] = "no such cell was met again"
         if "oracle" in found.answers and (counted & stayed).any():
@@ -70,6 +74,8 @@ def revisit_scores(returns: Mapping[int, Returns], table: CodeTable | None, *, s
         if counted.any():
             metrics[f"revisit_looked@{k}"] = row_of(looks, mean_of, seed=seed, ceiling=1.0)
         metrics[f"revisit_arrived@{k}"] = share_row(found.arrived, ceiling=1.0)
+        if "replay" in found.arrived:
+            reasons[f"revisit_arrived@{k}"] = REPLAYED.format(found.arrived["replay"].mean())
         reasons[f"revisit_arrived@{k}.copy_last"] = "it has no agents"
         if table is not None:
             gap = _growth_gap(found, table, seed)

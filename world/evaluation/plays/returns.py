@@ -24,9 +24,10 @@ from world.evaluation.revisit import Returns
 from world.field import Field, Uint16Array
 from world.live import LiveWorld
 
-LEAVE_AT = 210
-"""Ticks before the agents leave: what was harvested soon after the beginning has grown again by then or soon after."""
-_HARVEST_UNTIL = 190
+LEAVE_AT = 250
+"""Ticks before the agents leave: what was harvested as soon as can be has grown again by then or soon after."""
+_HARVEST_FROM, _HARVEST_UNTIL = 45, 230
+"""Not before all have been at the place where they will be, and are back."""
 _PAINTED = 2
 _HOMES_APART = 10
 _FARTHEST_STEPS = 16
@@ -78,7 +79,7 @@ def _plan(simulation: Simulation, *, k: int) -> Plan:
         for _, home, _ in homes[: len(simulation.state.animals)]
     ]
     return Plan(
-        scripts=[_script(bush, home, retreat, draws.between(5, _HARVEST_UNTIL), k) for bush, home, retreat in homes],
+        scripts=[_script(bush, home, retreat, draws.between(_HARVEST_FROM, _HARVEST_UNTIL), k) for bush, home, retreat in homes],
         agents={agent: home for agent, (_, home, _) in enumerate(homes)},
         animals=dict(enumerate(near)) if len(set(near)) == len(near) else {},
         spare=spare,
@@ -93,6 +94,10 @@ def _retreat(simulation: Simulation, home: int, k: int) -> int:
 
 def _script(bush: int, home: int, retreat: int, harvest_at: int, k: int) -> Script:
     def script(body: Body) -> Skill:
+        # So the way is known: what nobody has seen a dream invents, and a wall there would keep its agents from coming.
+        yield from body.go(retreat)
+        while not (yield from body.go(home)):
+            yield body.stray()
         yield from face(body, bush)
         yield from wait_until(body, harvest_at)
         yield Action.USE
@@ -109,7 +114,7 @@ def _script(bush: int, home: int, retreat: int, harvest_at: int, k: int) -> Scri
 
 
 def _absence(stage: Stage, truths: list[LiveWorld], k: int, progress: Progress) -> Returns:
-    cast = Cast(stage, truths)
+    cast = Cast(stage, truths, twins=True)
     started = [world.snapshot.field.copy() for world in truths]
     inside = [_inside(world) for world in truths]
     touched = [np.zeros_like(cells) for cells in inside]
@@ -125,7 +130,7 @@ def _absence(stage: Stage, truths: list[LiveWorld], k: int, progress: Progress) 
                 seen[_in_view(world)] = True
                 unseen[i] += inside[i] & ~seen
         progress(f"an absence of {k}", tick / k)
-    worlds = cast.dreams | ({"oracle": told} if told else {})
+    worlds = cast.dreams | ({"oracle": told} if told else {}) | ({"replay": cast.twins} if cast.twins else {})
     return _compare(stage, truths, worlds, started, [count >= k / 2 for count in unseen], touched)
 
 
