@@ -12,7 +12,7 @@ demo: setup
 	@$(BIN)/worlds run --preset homestead-tiny --minutes 5 --run-dir runs/demo
 
 test: setup-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: setup-dev
 	@$(BIN)/python -m pytest tests/gpu

@@ -19,8 +19,8 @@ def evaluate(
         str,
         typer.Option(
             "--protocol",
-            help="one-step, questions, agreement, rollout, revisit, cross-agent, permanence, counterfactual, events,"
-            " invariants, or all.",
+            help="one-step, questions, agreement, rollout, frontier, revisit, cross-agent, permanence, counterfactual,"
+            " events, invariants, or all.",
         ),
     ] = "all",
     world: Annotated[

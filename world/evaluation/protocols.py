@@ -17,6 +17,7 @@ from world.evaluation.counterfactual import counterfactual_scores, equivalence_s
 from world.evaluation.crafter_limits import CrafterTruth, limit_scores
 from world.evaluation.cross_agent import cross_agent_scores
 from world.evaluation.events import event_scores
+from world.evaluation.frontier import Finds, frontier_scores
 from world.evaluation.homestead_laws import broken_laws
 from world.evaluation.homestead_limits import rule_scores
 from world.evaluation.invariants import agreement_scores, invariant_scores, joined
@@ -25,6 +26,7 @@ from world.evaluation.one_step import ask, edit_scores
 from world.evaluation.permanence import permanence_scores
 from world.evaluation.plays.consistency import play_consistency
 from world.evaluation.plays.forks import ForkPlay, play_counterfactuals, play_equivalence
+from world.evaluation.plays.frontiers import play_frontiers
 from world.evaluation.plays.prompts import PromptPlay, play_prompts
 from world.evaluation.plays.recording import Recording, record_ticks
 from world.evaluation.plays.returns import ReturnPlay, play_returns
@@ -45,6 +47,7 @@ PROTOCOLS = (
     "questions",
     "agreement",
     "rollout",
+    "frontier",
     "revisit",
     "cross-agent",
     "permanence",
@@ -52,6 +55,8 @@ PROTOCOLS = (
     "events",
     "invariants",
 )
+_SETTLED = 64
+"""Ticks after which most of the land of a young world has been found."""
 _WORST = 3
 
 
@@ -150,6 +155,7 @@ class Evaluation:
             "questions": self._questions,
             "agreement": self._agreement,
             "rollout": self._rollout,
+            "frontier": self._frontier,
             "revisit": self._revisit,
             "cross-agent": self._cross_agent,
             "permanence": self._permanence,
@@ -240,6 +246,19 @@ class Evaluation:
         )
         films = [_film(play, episode, config.seeds[episode]) for episode in worst_episodes(play.record, _WORST)]
         return self._report("rollout", rollout_scores(play.record), len(config.seeds), films)
+
+    def _frontier(self) -> Report:
+        config, finds = self._config, Finds()
+        self._until_interrupted(
+            lambda: play_frontiers(
+                self._stage,
+                finds,
+                seeds=config.seeds,
+                horizons=[k for k in config.ticks if 8 <= k <= _SETTLED] or [min(max(config.ticks), _SETTLED)],
+                progress=self._progress,
+            )
+        )
+        return self._report("frontier", frontier_scores(finds), len(config.seeds))
 
     def _revisit(self) -> Report:
         play = self._played_returns()

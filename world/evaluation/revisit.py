@@ -30,8 +30,8 @@ class Returns:
     by_chance: BoolArray
     """(E, R, C) pure chance changed the cell meanwhile."""
     answers: dict[str, Uint16Array]
-    """(E, R, C) by "ours", "no_memory", "oracle", "ceiling", and "replay", truth again with other luck: what they hold to be
-    there."""
+    """(E, R, C) by "ours", "no_memory", "oracle" and "ceiling", and "replay" for truth again with other luck: what they
+    hold to be there."""
     looked: dict[str, BoolArray]
     """(E, R, C) by the same names: whether somebody in that world looks at the cell now."""
     arrived: dict[str, BoolArray]

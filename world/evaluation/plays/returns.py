@@ -26,8 +26,8 @@ from world.live import LiveWorld
 
 LEAVE_AT = 250
 """Ticks before the agents leave: what was harvested as soon as can be has grown again by then or soon after."""
-_HARVEST_FROM, _HARVEST_UNTIL = 45, 230
-"""Not before all have been at the place where they will be, and are back."""
+_HARVEST = 45, 230
+"""The first tick and the last at which somebody harvests: when all have been where they will be, and are back."""
 _PAINTED = 2
 _HOMES_APART = 10
 _FARTHEST_STEPS = 16
@@ -79,7 +79,7 @@ def _plan(simulation: Simulation, *, k: int) -> Plan:
         for _, home, _ in homes[: len(simulation.state.animals)]
     ]
     return Plan(
-        scripts=[_script(bush, home, retreat, draws.between(_HARVEST_FROM, _HARVEST_UNTIL), k) for bush, home, retreat in homes],
+        scripts=[_script(bush, home, retreat, draws.between(*_HARVEST), k) for bush, home, retreat in homes],
         agents={agent: home for agent, (_, home, _) in enumerate(homes)},
         animals=dict(enumerate(near)) if len(set(near)) == len(near) else {},
         spare=spare,
