@@ -64,7 +64,7 @@ _LEARNING = LearnerConfig(
     sequence_ticks=1,
     schedule=ToZero(warmup_steps=20, hold=0.6),
     averaging=0.9,
-    masking=MaskingConfig(fully_masked=1.0, hide_displacement=0.0, ask_actions=0.0),
+    masking=MaskingConfig(fully_masked=1.0, hide_displacement=0.0, ask_actions=0.0, forget=0.0),
     loss=LossConfig(displacement=0.0, status=0.0, reward=0.0, continuation=0.0, action=0.0, policy=0.0),
 )
 """Each sequence ends with a trial, and its outcome alone is asked for: what a memory is worth is measured, in minutes,

@@ -38,6 +38,12 @@ class Place(NamedTuple):
     x: Int32Array
 
 
+def numbered(y: Int32Array, x: Int32Array) -> NDArray[np.int64]:
+    """Return a number for each place (…), equal for equal ones, by which places are told apart."""
+    numbers: NDArray[np.int64] = (y.astype(np.int64) << 32) + x
+    return numbers
+
+
 class Layer:
     """A sparse grid of cells in chunks of 16×16, allocated as they are first set.
 
@@ -284,7 +290,7 @@ class Field:
         differs = np.flatnonzero(self.layers[layer].current(*place) != tokens)
         y, x = place.y[differs], place.x[differs]
         # Overlapping views name a cell several times; it changes once.
-        _, first = np.unique((y.astype(np.int64) << 32) + x, return_index=True)
+        _, first = np.unique(numbered(y, x), return_index=True)
         return np.full(len(first), layer, np.uint8), y[first], x[first], tokens[differs][first]
 
     def _view_cells(self, poses: Int32Array, margin: int = 0) -> tuple[Int32Array, Int32Array]:

@@ -33,12 +33,16 @@ class Cast:
         known = [world for world in told if world is not None]
         return known if len(known) == len(told) else None
 
+    def followers(self, told: list[LiveWorld] | None) -> dict[str, list[LiveWorld]]:
+        """Return all that follow truth: "ours", "no_memory", and where there are such, "replay" and "oracle"."""
+        followers = self.dreams | {"replay": self.twins} | {"oracle": told or []}
+        return {name: worlds for name, worlds in followers.items() if worlds}
+
     def advance(self, told: list[LiveWorld] | None) -> dict[str, list[Ticked]]:
         """Let truth act, and all others do as it did: "truth", "ours", "no_memory", "replay", "oracle"."""
         ticked = {"truth": self._stage.ticker.tick(self.truths)}
         actions = np.stack([done.effects.actions for done in ticked["truth"]])
-        followers = self.dreams | {"replay": self.twins} | ({"oracle": told} if told else {})
-        followers = {name: worlds for name, worlds in followers.items() if worlds}
+        followers = self.followers(told)
         everyone = [world for worlds in followers.values() for world in worlds]
         done = iter(self._stage.ticker.tick(everyone, np.concatenate([actions] * len(followers))))
         ticked |= {name: [next(done) for _ in worlds] for name, worlds in followers.items()}

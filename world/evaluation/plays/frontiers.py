@@ -15,6 +15,7 @@ from world.evaluation.frontier import Finds
 from world.evaluation.metrics import Counts
 from world.evaluation.plays.cast import Cast
 from world.evaluation.plays.stage import Progress, Stage
+from world.field import MAP, numbered
 from world.live import LiveWorld
 
 
@@ -70,7 +71,7 @@ def _setting_out(stage: Stage, seed: int) -> LiveWorld:
 
 def _in_view(world: LiveWorld) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the places (n,) that somebody sees, each once, as numbers, and what they show."""
-    field, poses = world.snapshot.field, world.snapshot.poses
-    _, y, x = field.window_cells(poses, 0)
-    places, first = np.unique((y.astype(np.int64) << 32) + x, return_index=True)
-    return places, field.views(poses)[:, : y.shape[1]].ravel()[first].astype(np.int64)
+    field = world.snapshot.field
+    _, y, x = field.window_cells(world.snapshot.poses, 0)
+    places, first = np.unique(numbered(y, x), return_index=True)
+    return places, field.layers[MAP].current(y, x).ravel()[first].astype(np.int64)

@@ -130,8 +130,7 @@ def _absence(stage: Stage, truths: list[LiveWorld], k: int, progress: Progress) 
                 seen[_in_view(world)] = True
                 unseen[i] += inside[i] & ~seen
         progress(f"an absence of {k}", tick / k)
-    worlds = cast.dreams | ({"oracle": told} if told else {}) | ({"replay": cast.twins} if cast.twins else {})
-    return _compare(stage, truths, worlds, started, [count >= k / 2 for count in unseen], touched)
+    return _compare(stage, truths, cast.followers(told), started, [count >= k / 2 for count in unseen], touched)
 
 
 def _compare(

@@ -115,11 +115,8 @@ def _moment(
         known_once(world.snapshot.field, at, known, excluded) & goes_on
         for world, at, known, excluded, goes_on in zip(truths, poses, last, touched, going, strict=True)
     ]
-    others = cast.dreams | ({"replay": cast.twins} if cast.twins else {})
+    others = cast.followers(told)
     arrived = {name: _arrived(worlds, poses) for name, worlds in others.items()}
-    if told:
-        others = others | {"oracle": told}
-        arrived["oracle"] = _arrived(told, poses)
     arrived["copy_last"] = np.stack([(start.poses == at).all(axis=1) for start, at in zip(started, poses, strict=True)])
     truth = _views(truths, truths)
     answers = {name: _views(worlds, truths) for name, worlds in others.items()}

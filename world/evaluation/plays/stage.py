@@ -12,7 +12,7 @@ import numpy as np
 from world.envs.catalog import make_env, make_policy
 from world.envs.grounded import BY_CHANCE, BoolArray, GroundedEnv, Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
-from world.field import MAP, UNSEEN, Field, Place, Uint16Array
+from world.field import MAP, UNSEEN, Field, Place, Uint16Array, numbered
 from world.live import LiveWorld, begin, fork_dream
 from world.model.tokenizer import PatchTokenizer, Tokenizer
 from world.snapshot import WorldId
@@ -133,7 +133,7 @@ class Stage:
         if truth is None:
             return None
         differs = (field.layers[layer].current(y, x) != truth).ravel()
-        _, first = np.unique((y.astype(np.int64) << 32).ravel() + x.ravel(), return_index=True)
+        _, first = np.unique(numbered(y, x), return_index=True)
         stale = first[differs[first]]
         field.layers[layer].push(Place(y.ravel()[stale], x.ravel()[stale]), truth.ravel()[stale], tick)
         field.layers[layer].mark_seen(y, x, tick)
@@ -203,9 +203,8 @@ def known_once(field: Field, poses: Int32Array, known: Uint16Array, excluded: se
     counted[:, :rows] &= here[0]
     _, y, x = field.window_cells(poses, 0)
     if excluded:
-        banned = np.array(sorted(excluded), np.int64)
-        keys = (banned[:, 0] << 32) + banned[:, 1]
-        counted[:, :rows] &= ~np.isin((y.astype(np.int64) << 32) + x, keys)
+        banned = np.array(sorted(excluded), np.int32)
+        counted[:, :rows] &= ~np.isin(numbered(y, x), numbered(banned[:, 0], banned[:, 1]))
     return counted
 
 
