@@ -40,7 +40,12 @@ def homestead_tiny() -> RunConfig:
         replay=ReplayConfig(
             budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
         ),
-        recording=RecordingConfig(num_worlds=128, world_ticks=1_000, most_lived_ticks=4_000),
+        recording=RecordingConfig(
+            num_worlds=128,
+            world_ticks=1_000,
+            most_lived_ticks=4_000,
+            policies=("mixed", "mixed", "market"),
+        ),
     )
 
 

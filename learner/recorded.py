@@ -20,8 +20,8 @@ _CANDIDATES: Final = 8
 _APART: Final = np.array([1, 3])
 """Cells to the nearest other agent: up to the first two can reach each other, up to the second they may stand in each
 other's way at the next tick, or reach for one thing."""
-_AT_ODDS: Final = np.array([3.0, 2.0, 1.0])
-"""How much rather a sequence is kept in which agents are as near as that."""
+_AT_ODDS: Final = np.array([0.6, 2.0, 1.0])
+"""What acts of agents that are as near as that are to weigh; of the nearest there are most, one for each two actions."""
 _BEFALLEN: Final = 10.0
 """How much rather a sequence is kept that a world event befalls: of few of them something comes."""
 
@@ -79,26 +79,28 @@ def befallen(columns: Columns, past_ticks: int) -> Float64Array:
 def rarity(columns: Columns, past_ticks: int) -> Float64Array:
     """Return how rare what agents do is after C ticks of sequences (B,) of columns (B, C + L, …).
 
-    An act is an action, and how far the nearest other agent is then; acts among others have greater shares, and of
-    those that are as near, all have equal ones. Most of what agents do is to walk, alone, and most of what there is to
-    learn comes of the rest.
+    An act is an action, and how far the nearest other agent is then; of two who can reach each other it is what both
+    do, which decides together what becomes of them. Of those that are as near, all acts have equal shares. Most of what
+    agents do is to walk, alone, and most of what there is to learn comes of the rest.
     """
     actions, poses = columns["actions"][:, past_ticks].astype(np.int64), columns["poses"][:, past_ticks]
     here = poses[..., 0] != NOWHERE
-    apart = np.searchsorted(_APART, _nearest(poses.astype(np.int64), here))
-    acts = actions * len(_AT_ODDS) + apart
+    nearest, distance = _nearest(poses.astype(np.int64), here)
+    apart = np.searchsorted(_APART, distance)
+    others = np.where(apart == 0, np.take_along_axis(actions, nearest, axis=1), 0)
+    acts = np.ravel_multi_index((apart, actions, others), (len(_AT_ODDS), *[int(actions.max()) + 1] * 2))
     counts = np.bincount(acts[here], minlength=int(acts.max()) + 1)
     shares: Float64Array = (here * _AT_ODDS[apart] / np.maximum(counts, 1)[acts]).sum(axis=1)
     # Where everybody has left there is nothing to learn, but a sequence that is never drawn has no weight.
     return np.maximum(shares, 1.0 / actions.size)
 
 
-def _nearest(poses: NDArray[np.int64], here: BoolArray) -> NDArray[np.int64]:
-    """Return how many cells the nearest other agent that has not left is away from each (B, A), in rows or columns."""
+def _nearest(poses: NDArray[np.int64], here: BoolArray) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return which other agent that has not left is nearest to each (B, A), and how many rows or columns away it is."""
     apart = np.abs(poses[:, :, None] - poses[:, None]).max(axis=-1)
     nobody = ~here[:, None] | np.eye(poses.shape[1], dtype=np.bool_)
-    nearest: NDArray[np.int64] = np.where(nobody, _APART[-1] + 1, apart).min(axis=-1)
-    return nearest
+    apart = np.where(nobody, _APART[-1] + 1, apart)
+    return apart.argmin(axis=-1), apart.min(axis=-1)
 
 
 def chosen(stakes: Float64Array, count: int, random: np.random.Generator) -> tuple[NDArray[np.intp], Float64Array]:

@@ -14,6 +14,7 @@ import msgspec
 from learner.durable import write_file
 from learner.recorders import Recorders, Stopped
 from learner.replay import ReplayConfig, ReplayShard
+from world.envs.catalog import DEFAULT_POLICY
 from world.errors import ConfigError, ReplayError
 from world.live import begin
 from world.model.tokenizer import Tokenizer
@@ -40,8 +41,12 @@ class RecordingConfig:
     world_ticks: int = 2_000
     """Ticks of each world that are recorded, resets included."""
     most_lived_ticks: int = 0
-    """Ticks that the last world lives before it is recorded; the first none, those between by their number. So what was
-    not seen for long is met again, without recording all that happened meanwhile."""
+    """Ticks that the last world lives before it is recorded; the first none, those between by the cube of their number.
+    So what was not seen for long is met again, without recording all that happened meanwhile; and most worlds are young
+    still, with land in them that nobody has seen."""
+    policies: tuple[str, ...] = (DEFAULT_POLICY,)
+    """Data policies by which worlds are lived in, in turn: more that do what is seldom done, where much follows from
+    it."""
     event_rate: float = 0.05
     """World events a tick, in environments that have any: more than befall a world that people live in, so that
     the rare ones are met."""
@@ -58,6 +63,8 @@ class RecordingConfig:
         for name in ("num_worlds", "chunk_ticks", "worlds_at_once", "num_processes", "budget_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recording.{name} must be >= 1, got {getattr(self, name)}")
+        if not self.policies:
+            raise ConfigError("recording.policies must name at least one")
         if self.most_lived_ticks < 0:
             raise ConfigError(f"recording.most_lived_ticks must be >= 0, got {self.most_lived_ticks}")
         if not 0.0 <= self.event_rate <= 1.0:
@@ -69,7 +76,11 @@ class RecordingConfig:
 
     def lived_ticks(self, index: int) -> int:
         """Return how many ticks world number `index` lives before it is recorded."""
-        return self.most_lived_ticks * index // max(self.num_worlds - 1, 1)
+        return self.most_lived_ticks * index**3 // max(self.num_worlds - 1, 1) ** 3
+
+    def policy(self, index: int) -> str:
+        """Return by which data policy agents of world number `index` live."""
+        return self.policies[index % len(self.policies)]
 
     def replay(self) -> ReplayConfig:
         """Return the configuration of its shard: every row is as likely to be drawn as any other."""
@@ -193,6 +204,7 @@ def _lives(
             seed=of.seed * _SEED_STRIDE + index,
             memory_size=of.memory_size,
             num_agents=of.num_agents,
+            policy=config.policy(index),
         )
         for index in indices
     ]

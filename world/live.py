@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from world.envs.catalog import make_env, make_policy
-from world.envs.grounded import DataPolicy, EnvSpec, GroundedEnv, Stepped, announce
+from world.envs.catalog import DEFAULT_POLICY, make_env, make_policy
+from world.envs.grounded import DataPolicy, GroundedEnv, Stepped, announce
 from world.errors import CorruptRecord, EnvironmentUnusable
 from world.field import NEVER
 from world.snapshot import Kind, Snapshot, TickEffects, WorldId
@@ -42,11 +42,22 @@ class LiveWorld:
         return replace(self.snapshot, env=self.env.snapshot())
 
 
-def begin(world: WorldId, *, env_name: str, seed: int, memory_size: int, num_agents: int | None = None) -> LiveWorld:
-    """Make a new grounded world before its first tick, which will be the reset of its first episode."""
+def begin(
+    world: WorldId,
+    *,
+    env_name: str,
+    seed: int,
+    memory_size: int,
+    num_agents: int | None = None,
+    policy: str = DEFAULT_POLICY,
+) -> LiveWorld:
+    """Make a new grounded world before its first tick, which will be the reset of its first episode.
+
+    Its agents live by a data policy; resumed, by that of every world.
+    """
     env = make_env(env_name, num_agents=num_agents)
     snapshot = Snapshot.empty("grounded", seed, env.spec.layout, len(env.spec.agents), memory_size)
-    return LiveWorld(world, env_name, snapshot, env, _policy(env.spec, seed), ended=True)
+    return LiveWorld(world, env_name, snapshot, env, make_policy(policy, env.spec, seed), ended=True)
 
 
 def resume(
@@ -63,7 +74,9 @@ def resume(
             snapshot.apply(tick, verify=each_verified or tick is effects[-1])
         return LiveWorld(world, env_name, snapshot, None, None)
     env = make_env(env_name, num_agents=snapshot.field.num_agents)
-    live = LiveWorld(world, env_name, snapshot, env, _policy(env.spec, snapshot.seed), ended=not snapshot.env)
+    live = LiveWorld(
+        world, env_name, snapshot, env, make_policy(DEFAULT_POLICY, env.spec, snapshot.seed), ended=not snapshot.env
+    )
     live.is_first = bool(snapshot.env) and _begins_an_episode(snapshot)
     poses = snapshot.poses
     try:
@@ -124,7 +137,3 @@ def episode_seed(snapshot: Snapshot) -> int:
     if snapshot.kind != "grounded":
         raise CorruptRecord("a dreamed world has no episodes to reset")
     return int(np.random.SeedSequence([snapshot.seed, snapshot.episode]).generate_state(1)[0])
-
-
-def _policy(spec: EnvSpec, seed: int) -> DataPolicy:
-    return make_policy("mixed", spec, seed)

@@ -70,21 +70,31 @@ def test_the_builder_crafts_doors_lays_stones_and_paints() -> None:
     assert (actions == Action.PLACE).sum() > 20
 
 
-def test_couriers_and_followers_hand_things_over() -> None:
-    for name in ("courier", "follower"):
-        world = make_env("homestead")
-        assert isinstance(world, HomesteadGrounded)
-        world.reset(0)
-        policy, moved = make_policy(name, world.spec, 0), 0
-        for agent, items in enumerate(([5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0], [5, 0, 0, 0])):
-            world.simulation.state.inventory[agent] = items.copy()
-        for tick in range(400):
-            actions = policy.act(world, tick)
-            before = np.array(world.simulation.state.inventory)
-            world.step(actions)
-            lost = (np.array(world.simulation.state.inventory) < before).any(axis=1)
-            moved += int((lost & (actions == Action.GIVE)).sum())
-        assert moved > 0, name
+def handed_over(name: str, ticks: int, holdings: list[list[int]]) -> int:
+    """Count what agents of a policy, who begin with holdings (A, items), give away."""
+    world = make_env("homestead")
+    assert isinstance(world, HomesteadGrounded)
+    world.reset(0)
+    policy, moved = make_policy(name, world.spec, 0), 0
+    for agent, items in enumerate(holdings):
+        world.simulation.state.inventory[agent] = items.copy()
+    for tick in range(ticks):
+        actions = policy.act(world, tick)
+        before = np.array(world.simulation.state.inventory)
+        world.step(actions)
+        lost = (np.array(world.simulation.state.inventory) < before).any(axis=1)
+        moved += int((lost & (actions == Action.GIVE)).sum())
+    return moved
+
+
+@pytest.mark.parametrize("name", ["courier", "peddler", "follower"])
+def test_couriers_peddlers_and_followers_hand_things_over(name: str) -> None:
+    assert handed_over(name, 400, [[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0], [5, 0, 0, 0]]) > 0
+
+
+def test_at_the_market_much_more_passes_from_hand_to_hand() -> None:
+    nothing = [[0, 0, 0, 0]] * 4
+    assert handed_over("market", 800, nothing) > 5 * max(handed_over("mixed", 800, nothing), 1)
 
 
 def test_the_vault_is_opened_by_agents_together() -> None:

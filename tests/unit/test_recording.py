@@ -49,8 +49,21 @@ def test_worlds_may_live_before_they_are_recorded(tmp_path: Path, num_processes:
     ticks = {
         world: sorted(tick for each, tick, _ in late if each == world) for world in {world for world, _, _ in late}
     }
-    assert sorted(ticks.values()) == [list(range(1, 50)), list(range(30, 80)), list(range(60, 110))]
+    assert sorted(ticks.values()) == [list(range(1, 50)), list(range(7, 57)), list(range(60, 110))]
     assert late <= _rows(_record(tmp_path / "all", replace(CONFIG, world_ticks=110))), "they are the same lives"
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_worlds_are_lived_in_by_the_policies_in_turn(tmp_path: Path, num_processes: int) -> None:
+    config = replace(CONFIG, num_processes=num_processes)
+    mixed, other, in_turn = (
+        _rows(_record(tmp_path / "-".join(policies), replace(config, policies=policies)))
+        for policies in (("mixed",), ("market",), ("mixed", "market"))
+    )
+    worlds = sorted({world for world, _, _ in mixed})
+    assert not mixed & other, "they live differently"
+    lived = [mixed, other, mixed]
+    assert in_turn == {row for world, rows in zip(worlds, lived, strict=True) for row in rows if row[0] == world}
 
 
 def test_a_recording_that_is_there_is_read_and_not_repeated(tmp_path: Path) -> None:
@@ -88,7 +101,13 @@ def test_what_memory_cannot_hold_is_refused_early(tmp_path: Path) -> None:
 
 
 def test_impossible_recordings_are_refused() -> None:
-    for bad in ({"num_worlds": 0}, {"most_lived_ticks": -1}, {"chunk_ticks": 3_000}, {"budget_bytes": 0}):
+    for bad in (
+        {"num_worlds": 0},
+        {"most_lived_ticks": -1},
+        {"policies": ()},
+        {"chunk_ticks": 3_000},
+        {"budget_bytes": 0},
+    ):
         with pytest.raises(ConfigError):
             RecordingConfig(**bad)
 

@@ -200,22 +200,32 @@ def test_eventful_sequences_and_rare_actions_are_drawn_more_often_and_none_is_le
 def test_rare_acts_weigh_as_much_as_common_ones_and_past_ones_or_of_who_has_left_nothing() -> None:
     actions = np.zeros((5, 3, 2), np.int32)
     actions[:, :2] = 7
-    actions[3, 2], actions[4, 2] = (0, 5), (3, 3)
+    actions[3, 2], actions[4, 2] = (5, 5), (3, 3)
     poses = np.zeros((5, 3, 2, 2), np.int32)
+    poses[:, :, 1] = (9, 9)
     poses[4] = NOWHERE
     shares = rarity({"actions": actions, "poses": poses}, 2)
-    np.testing.assert_allclose(shares, [6 / 7, 6 / 7, 6 / 7, 3 / 7 + 3, 1 / 10])
+    np.testing.assert_allclose(shares, [2 * 1 / 6] * 3 + [2 * 1 / 2, 1 / 10])
 
 
-def test_the_same_action_beside_somebody_near_somebody_and_alone_are_three_acts() -> None:
-    actions = np.zeros((7, 1, 3), np.int32)
-    poses = np.zeros((7, 1, 3, 2), np.int32)
+def test_the_same_action_near_somebody_and_alone_are_two_acts() -> None:
+    actions = np.zeros((6, 1, 3), np.int32)
+    poses = np.zeros((6, 1, 3, 2), np.int32)
     poses[:, :, 2] = NOWHERE  # Who has left is near nobody.
     poses[:4, :, 1] = (0, 9)
-    poses[4:6, :, 1] = (2, 3)
-    poses[6, :, 1] = (1, 1)
+    poses[4:, :, 1] = (2, 3)
     shares = rarity({"actions": actions, "poses": poses}, 0)
-    np.testing.assert_allclose(shares, [2 * 1 / 8] * 4 + [2 * 2 / 4] * 2 + [2 * 3 / 2])
+    np.testing.assert_allclose(shares, [2 * 1 / 8] * 4 + [2 * 2 / 4] * 2)
+
+
+def test_what_two_do_who_can_reach_each_other_is_one_act() -> None:
+    actions = np.zeros((5, 1, 3), np.int32)
+    actions[3], actions[4] = (0, 8, 2), (8, 8, 2)
+    poses = np.zeros((5, 1, 3, 2), np.int32)
+    poses[:, :, 1], poses[:, :, 2] = (1, 1), (5, 5)
+    shares = rarity({"actions": actions, "poses": poses}, 0)
+    alone = np.array([1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
+    np.testing.assert_allclose(shares - alone, [0.6 * 2 / 6] * 3 + [0.6 * 2, 0.6 * 2 / 2])
 
 
 def test_what_is_drawn_more_often_weighs_less_where_it_is_asked_for() -> None:

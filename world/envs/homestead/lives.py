@@ -13,6 +13,7 @@ MIN_GAP, MAX_GAP = 10, 1000
 """Ticks after which a patrol comes back, drawn evenly on a logarithmic scale."""
 _FRUIT = (Thing.BUSH_RIPE, Thing.COMMONS_RIPE)
 _WOOD = (Thing.TREE, Thing.YOUNG_TREE)
+_GOODS = ((Thing.STONE,), _WOOD, _FRUIT)
 _TOGGLES = (Thing.DOOR_CLOSED, Thing.DOOR_OPEN, Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _SWITCHES = (Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _GATES = (Thing.GATE_CLOSED, Thing.GATE_OPEN)
@@ -92,7 +93,7 @@ def courier(body: Body) -> Life:
     """Carry stone, wood and fruit from where they are to a depot, or to somebody."""
     depot = body.somewhere()
     while True:
-        load = ((Thing.STONE,), _WOOD, _FRUIT)[body.draws.below(3)]
+        load = _GOODS[body.draws.below(len(_GOODS))]
         for _ in range(body.draws.between(1, 4)):
             yield from body.use(load)
         if body.chance(0.5):
@@ -103,6 +104,15 @@ def courier(body: Body) -> Life:
                 yield body.stray()
         if body.chance(0.2):
             depot = body.somewhere()
+
+
+def peddler(body: Body) -> Life:
+    """Take a few things of any kind, and hand them to somebody."""
+    while True:
+        yield body.stray()
+        for _ in range(body.draws.between(1, 4)):
+            yield from body.use(_GOODS[body.draws.below(len(_GOODS))])
+        yield from _hand_over(body)
 
 
 def follower(body: Body) -> Life:

@@ -3,7 +3,7 @@
 Random walks hardly ever come back; these do. They act on the world's truth and cost a few microseconds a tick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,27 +22,33 @@ LIVES: dict[str, Callable[[Body], Life]] = {
     "patrol": lives.patrol,
     "builder": lives.builder,
     "courier": lives.courier,
+    "peddler": lives.peddler,
     "follower": lives.follower,
     "forager": lives.forager,
     "gatekeeper": lives.gatekeeper,
     "vault": lives.vault,
     "trader": lives.trader,
 }
-HOMESTEAD_POLICIES = ("mixed", *LIVES)
-"""Names of the data policies; `mixed` gives each agent one of the others and draws again after a while."""
+_MIXTURES = {
+    "mixed": (
+        "stroller",
+        "explorer",
+        "patrol",
+        "patrol",
+        "patrol",
+        "builder",
+        "builder",
+        "courier",
+        "follower",
+        "forager",
+    ),
+    "market": ("trader", "peddler"),
+}
+"""Ways of life, of which each agent has one, and draws again after a while."""
+HOMESTEAD_POLICIES = (*_MIXTURES, *LIVES)
+"""Names of the data policies: the mixtures, `mixed` of everything and `market` of what passes from hand to hand, and
+each way of life for all."""
 
-_MIXTURE = (
-    "stroller",
-    "explorer",
-    "patrol",
-    "patrol",
-    "patrol",
-    "builder",
-    "builder",
-    "courier",
-    "follower",
-    "forager",
-)
 _STINT_TICKS = (200, 500)
 _PATROL_TICKS = (600, 1500)
 _TEAMWORK = ("vault", "trader", "")
@@ -72,8 +78,8 @@ class HomesteadPolicy:
             raise EnvironmentUnusable(f"{env.spec.name}: this data policy is for homestead; use 'random'")
         if env.simulation is not self._world:
             self._begin(env.simulation)
-        if self._name == "mixed":
-            self._redraw()
+        if self._name in _MIXTURES:
+            self._redraw(_MIXTURES[self._name])
         return np.array([self._action(agent) for agent in range(self._num_agents)], np.int32)
 
     def _begin(self, world: Simulation) -> None:
@@ -85,12 +91,10 @@ class HomesteadPolicy:
         ]
         self._until = [tick] * self._num_agents
         self._next_team = tick + _TEAM_EVERY
-        if self._name != "mixed":
-            self._lives = [LIVES[self._name](body) for body in self._bodies]
-        else:
-            self._lives = [lives.stroller(body) for body in self._bodies]
+        life = lives.stroller if self._name in _MIXTURES else LIVES[self._name]
+        self._lives = [life(body) for body in self._bodies]
 
-    def _redraw(self) -> None:
+    def _redraw(self, mixture: Sequence[str]) -> None:
         tick = self._bodies[0].tick
         if tick >= self._next_team:
             self._next_team += _TEAM_EVERY
@@ -99,7 +103,7 @@ class HomesteadPolicy:
                 self._until = [tick + _TEAM_TICKS] * self._num_agents
         for agent, body in enumerate(self._bodies):
             if tick >= self._until[agent]:
-                name = _MIXTURE[body.draws.below(len(_MIXTURE))]
+                name = mixture[body.draws.below(len(mixture))]
                 self._lives[agent] = LIVES[name](body)
                 self._until[agent] = tick + body.draws.between(*(_PATROL_TICKS if name == "patrol" else _STINT_TICKS))
 
@@ -109,6 +113,6 @@ class HomesteadPolicy:
         if luck < _SLIP:
             return body.draws.below(NUM_ACTIONS)
         # A move is put off by a tick; what a life does on purpose is left alone.
-        if luck < _SLIP + _FIDGET and self._name == "mixed" and Action.NORTH <= action <= Action.WEST:
+        if luck < _SLIP + _FIDGET and self._name in _MIXTURES and Action.NORTH <= action <= Action.WEST:
             return lives.fidget(body)
         return action
