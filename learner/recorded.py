@@ -21,7 +21,7 @@ _APART: Final = np.array([1, 3])
 """Cells to the nearest other agent: up to the first two can reach each other, up to the second they may stand in each
 other's way at the next tick, or reach for one thing."""
 _AT_ODDS: Final = np.array([0.6, 2.0, 1.0])
-"""What acts of agents that are as near as that are to weigh; of the nearest there are most, one for each two actions."""
+"""What acts of agents that are as near as that are to weigh; the nearest have most, one for each two actions."""
 _BEFALLEN: Final = 10.0
 """How much rather a sequence is kept that a world event befalls: of few of them something comes."""
 
