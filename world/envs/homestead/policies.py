@@ -3,7 +3,7 @@
 Random walks hardly ever come back; these do. They act on the world's truth and cost a few microseconds a tick.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -68,7 +68,10 @@ class HomesteadPolicy:
     def __init__(self, name: str, spec: EnvSpec, seed: int) -> None:
         if name not in HOMESTEAD_POLICIES:
             raise EnvironmentUnusable(f"homestead: no policy {name!r}; there are {', '.join(HOMESTEAD_POLICIES)}")
-        self._name, self._seed = name, seed % (1 << 64)
+        self._seed = seed % (1 << 64)
+        self._mixture = _MIXTURES.get(name, ())
+        # Those of a mixture draw theirs at once.
+        self._begins_as = LIVES.get(name, lives.stroller)
         self._num_agents = len(spec.agents)
         self._world: Simulation | None = None
 
@@ -78,8 +81,8 @@ class HomesteadPolicy:
             raise EnvironmentUnusable(f"{env.spec.name}: this data policy is for homestead; use 'random'")
         if env.simulation is not self._world:
             self._begin(env.simulation)
-        if self._name in _MIXTURES:
-            self._redraw(_MIXTURES[self._name])
+        if self._mixture:
+            self._redraw()
         return np.array([self._action(agent) for agent in range(self._num_agents)], np.int32)
 
     def _begin(self, world: Simulation) -> None:
@@ -91,10 +94,9 @@ class HomesteadPolicy:
         ]
         self._until = [tick] * self._num_agents
         self._next_team = tick + _TEAM_EVERY
-        life = lives.stroller if self._name in _MIXTURES else LIVES[self._name]
-        self._lives = [life(body) for body in self._bodies]
+        self._lives = [self._begins_as(body) for body in self._bodies]
 
-    def _redraw(self, mixture: Sequence[str]) -> None:
+    def _redraw(self) -> None:
         tick = self._bodies[0].tick
         if tick >= self._next_team:
             self._next_team += _TEAM_EVERY
@@ -103,7 +105,7 @@ class HomesteadPolicy:
                 self._until = [tick + _TEAM_TICKS] * self._num_agents
         for agent, body in enumerate(self._bodies):
             if tick >= self._until[agent]:
-                name = mixture[body.draws.below(len(mixture))]
+                name = self._mixture[body.draws.below(len(self._mixture))]
                 self._lives[agent] = LIVES[name](body)
                 self._until[agent] = tick + body.draws.between(*(_PATROL_TICKS if name == "patrol" else _STINT_TICKS))
 
@@ -113,6 +115,6 @@ class HomesteadPolicy:
         if luck < _SLIP:
             return body.draws.below(NUM_ACTIONS)
         # A move is put off by a tick; what a life does on purpose is left alone.
-        if luck < _SLIP + _FIDGET and self._name in _MIXTURES and Action.NORTH <= action <= Action.WEST:
+        if luck < _SLIP + _FIDGET and self._mixture and Action.NORTH <= action <= Action.WEST:
             return lives.fidget(body)
         return action
