@@ -15,6 +15,7 @@ from learner.segments import SegmentConfig
 from learner.start import NOTHING
 from learner.training import TrainingConfig
 from world.dream import DreamConfig
+from world.envs.catalog import DEFAULT_POLICY
 from world.errors import ConfigError
 from world.model.dynamics import DynamicsConfig
 from world.model.fsq import FsqConfig
@@ -161,10 +162,13 @@ def preset(name: str) -> RunConfig:
 def of_env(base: RunConfig, env: str) -> RunConfig:
     """Return a run like `base` in any other environment, with as many agents as that has.
 
-    Shipped weights are of one family of environments, whatever the size of its worlds.
+    Shipped weights, and data policies beside the one that every environment has, are of one family of environments,
+    whatever the size of its worlds.
     """
-    same_family = env.partition(":")[0] == base.env.partition(":")[0]
-    return replace(base, env=env, num_agents=None, start_from=base.start_from if same_family else NOTHING)
+    if env.partition(":")[0] == base.env.partition(":")[0]:
+        return replace(base, env=env, num_agents=None)
+    recording = replace(base.recording, policies=(DEFAULT_POLICY,))
+    return replace(base, env=env, num_agents=None, start_from=NOTHING, recording=recording)
 
 
 def _limiter(samples_per_insert: float) -> LimiterConfig:

@@ -18,6 +18,7 @@ from learner.learner import LearnerConfig
 from learner.limiter import LimiterConfig
 from learner.loop import LoopConfig
 from learner.prefetch import PrefetchConfig
+from world.envs.catalog import make_env, make_policy
 from world.errors import ConfigError, RunFolderError
 
 
@@ -39,6 +40,13 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_any_environment_may_be_run_with_as_many_agents_as_it_has() -> None:
     config = of_env(preset("homestead-tiny"), "FrozenLake-v1")
     assert (config.env, config.num_agents) == ("FrozenLake-v1", None)
+    for policy in config.recording.policies:
+        make_policy(policy, make_env("FrozenLake-v1").spec, 0)
+
+
+def test_worlds_of_other_sizes_are_recorded_by_the_same_policies() -> None:
+    base = preset("homestead-tiny")
+    assert of_env(base, "homestead:64x64").recording == base.recording
 
 
 @pytest.mark.parametrize(
