@@ -50,6 +50,7 @@ def build_host(
         lease_s=settings.host.lease_s,
         timeout_s=PROMPTLY_S,
     )
+    spec = spec_of(env.env, env.num_agents)
     host = WorldHost(
         name,
         config=settings.host,
@@ -58,7 +59,8 @@ def build_host(
         sink=sink,
         limiter=limiter,
         weights=weights,
-        ticker=Ticker(spec_of(env.env, env.num_agents), tokenizer, settings.tick, settings.model),
+        ticker=Ticker(spec, tokenizer, settings.tick, settings.model),
+        memory_shape=(len(spec.agents), settings.model.memory_size),
     )
     freeze_imports()
     return host

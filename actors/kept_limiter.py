@@ -10,11 +10,19 @@ from typing import NamedTuple
 import msgspec
 
 from actors.ports import LimiterReport
-from learner.durable import write_file
 from learner.limiter import Grant, LimiterConfig, LimiterState, RateLimiter
+from world.durable import write_file
 from world.errors import ReplayError
 
 _KEEP_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimiterSettings:
+    """What the limiter is built from."""
+
+    directory: str
+    limiter: LimiterConfig
 
 
 class Debtor(NamedTuple):

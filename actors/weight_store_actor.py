@@ -1,6 +1,7 @@
 """The weight store's process."""
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 from actors.ports import WeightsReport
@@ -8,10 +9,13 @@ from learner.weights import WeightSet, WeightStore
 
 
 class WeightStoreActor:
-    """Takes plain values only, so Ray can rebuild it on any node; the newest weights are in its directory."""
+    """Takes plain values only, so Ray can rebuild it on any node; the newest weights are in its directory.
+
+    Built by its first call: what a constructor raises loses its type on the way to the caller.
+    """
 
     def __init__(self, directory: str) -> None:
-        self._store = WeightStore(Path(directory))
+        self._directory = directory
 
     def publish(self, weights: WeightSet) -> bool:
         """As `WeightStore`; the buffer is copied out of the object store, which may let go of it."""
@@ -28,3 +32,7 @@ class WeightStoreActor:
         """Return what is kept, for whoever watches."""
         newest = self._store.newest()
         return WeightsReport(os.getpid(), newest.order if newest else (0, 0))
+
+    @cached_property
+    def _store(self) -> WeightStore:
+        return WeightStore(Path(self._directory))

@@ -20,7 +20,7 @@ from actors.inboxes import HostInboxes, asked_of
 from actors.outbox import ChunkOutbox
 from actors.ports import HostReport, InsertLimiter, Lost, ReplaySink, WeightsSource
 from world.envs.grounded import Int32Array
-from world.errors import CorruptRecord, LivingWorldsError, StoreFull, StoreUnavailable
+from world.errors import CorruptRecord, EnvironmentUnusable, LivingWorldsError, StoreFull, StoreUnavailable
 from world.live import LiveWorld, resume
 from world.snapshot import Snapshot, TickEffects, WorldId
 from world.store.inbox import Inbox
@@ -77,13 +77,15 @@ class WorldHost:
         weights: WeightsSource,
         ticker: BatchTicker,
         inbox: Inbox | None = None,
+        memory_shape: tuple[int, int] | None = None,
         revive: Callable[[WorldRecord, Snapshot, tuple[TickEffects, ...]], LiveWorld] = revive,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`memory_shape` is (A, D), the agents of a world and what each remembers, where the ticker needs one."""
         self.name = name
         self._config, self._store, self._limiter, self._weights = config, store, limiter, weights
-        self._ticker, self._revive = ticker, revive
+        self._ticker, self._memory_shape, self._revive = ticker, memory_shape, revive
         self._inboxes = HostInboxes(inbox, config.inbox_every_s)
         self._clock, self._sleep = clock, sleep
         self._outbox = ChunkOutbox(
@@ -160,13 +162,20 @@ class WorldHost:
     def _take(self, world: WorldId) -> HostedWorld:
         token = self._store.acquire(world, owner=self.name, nonce=secrets.token_bytes(16))
         try:
-            live = self._revive(*self._store.load(world))
+            record, snapshot, effects = self._store.load(world)
+            if self._memory_shape not in (None, snapshot.memory.shape):
+                # All worlds of a host are one batch: a single one that does not fit would stop the others.
+                raise EnvironmentUnusable(
+                    f"world {world!r}: agents and their memories are {snapshot.memory.shape}, those of this run are"
+                    f" {self._memory_shape}; host it with a run of the preset and the agents that it was made with"
+                )
+            live = self._revive(record, snapshot, effects)
+            # After taking it: from now on nobody else moves its cursor.
+            inbox = self._inboxes.progress(world)
         except CorruptRecord:
             # A person decides what becomes of it; until then nobody need try again.
             self._store.set_status(world, "quarantined")
             raise
-        # After taking it: from now on nobody else moves its cursor.
-        inbox = self._inboxes.progress(world)
         if live.lost_episode:
             self._tally.notes.append(f"world {world!r} begins a new episode: {live.lost_episode}")
         return HostedWorld(live, token, self._config, now=self._clock(), inbox=inbox)

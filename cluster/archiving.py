@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from world.errors import DiskFull, LivingWorldsError, StoreUnavailable
+from world.errors import DiskFull, LivingWorldsError, StoreError, StoreUnavailable
 from world.snapshot import WorldId
 from world.store.archive import Archive
 from world.store.archiver import Archiver
@@ -66,16 +66,20 @@ class ArchivingThread:
             for world in self._worlds(store):
                 if self._stopped.is_set():
                     return
-                self._archive_one(archiver, world)
-                if number % _SWEEP_EVERY == _SWEEP_EVERY - 1:
-                    lineage.sweep(world)
+                sweep = number % _SWEEP_EVERY == _SWEEP_EVERY - 1
+                self._archive_one(archiver, world, lineage if sweep else None)
             if self._stopped.wait(self._every_s):
                 return
 
-    def _archive_one(self, archiver: Archiver, world: WorldId) -> None:
+    def _archive_one(self, archiver: Archiver, world: WorldId, sweep_with: Lineage | None) -> None:
+        """Archive what is due of one world. What it is refused is told, and keeps no other world waiting."""
         try:
+            if sweep_with is not None:
+                sweep_with.sweep(world)
             refused = archiver.run([world]).refused
-        except DiskFull as error:
+        except StoreUnavailable:
+            raise
+        except (DiskFull, StoreError) as error:
             refused = {world: str(error)}
         for text in refused.values():
             self._say(f"not archived: {text}")

@@ -34,16 +34,23 @@ class Assignment:
         self._host_of: dict[WorldId, str] = {}
         self._wished: dict[WorldId, str] = {}
         self._retry_at: dict[WorldId, float] = {}
-        self.abandoned: dict[WorldId, str] = {}
-        """Worlds that cannot be hosted at all, and why."""
+        self.abandoned: dict[WorldId, Lost] = {}
+        """Worlds that cannot be hosted at all, and how they were lost."""
 
     @property
     def worlds(self) -> list[WorldId]:
         """Worlds that are somewhere, or on their way."""
         return list(self._host_of)
 
+    @property
+    def known(self) -> list[WorldId]:
+        """Worlds that it has, or has abandoned for good: a damaged one, which is quarantined, may be repaired."""
+        for_good = (world for world, lost in self.abandoned.items() if lost.error != "CorruptRecord")
+        return [*self._host_of, *for_good]
+
     def add(self, world: WorldId) -> None:
         """Give a world to the host that has the fewest."""
+        self.abandoned.pop(world, None)
         self._host_of[world] = self._least()
 
     def wish(self, world: WorldId, host: str) -> None:
@@ -104,7 +111,7 @@ class Assignment:
     def _lost(self, lost: Lost) -> None:
         if lost.error in _FOR_EVER:
             self._host_of.pop(lost.world, None)
-            self.abandoned[lost.world] = lost.message
+            self.abandoned[lost.world] = lost
         else:
             after_s = _PAUSED_RETRY_S if lost.error == "NotRunning" else _RETRY_AFTER_S
             self._retry_at[lost.world] = self._clock() + after_s

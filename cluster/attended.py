@@ -29,7 +29,7 @@ class Attended(Generic[R]):
         self.deaths = 0
         """Times another process answered under this name."""
         self.failures = 0
-        """Errors in a row, without a report between them."""
+        """Errors in a row, without a process that answered twice between them."""
         self.last_failure = ""
         """What the last of them said."""
         self.failed = False
@@ -84,7 +84,10 @@ class Attended(Generic[R]):
             self._lost()
             return None
         self.deaths += self.pid is not None and self.pid != report.pid
-        self.pid, self.failures, self.away_since, self._pause_s = report.pid, 0, None, 0.0
+        if self.pid == report.pid:
+            # A process made anew answers its first call, and may fail at the work as the one before did.
+            self.failures = 0
+        self.pid, self.away_since, self._pause_s = report.pid, None, 0.0
         return report
 
     def _lost(self) -> None:

@@ -54,16 +54,18 @@ class RunConsole:
             self._progress_of, self._shown_at = what, now
             self.say(text)
 
-    def show(self, status: RunStatus, events: Iterable[str]) -> None:
-        """Show the present moment, and events that were not shown yet."""
+    def show(self, status: RunStatus, events: Iterable[tuple[int, str]]) -> None:
+        """Show the present moment, and of the newest events, numbered, those that were not shown yet."""
         events = list(events)
         now = self._clock()
         if self._live:
-            self._live.update(self._panel(status, events[-_EVENTS_SHOWN:]), refresh=True)
+            newest = [text for _, text in events[-_EVENTS_SHOWN:]]
+            self._live.update(self._panel(status, newest), refresh=True)
             return
-        for text in events[self._num_events :]:
-            self.say(text)
-        self._num_events = len(events)
+        for number, text in events:
+            if number >= self._num_events:
+                self.say(text)
+                self._num_events = number + 1
         if now - self._shown_at >= _LINE_EVERY_S:
             self._shown_at = now
             self.say(one_line(status))

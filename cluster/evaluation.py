@@ -21,6 +21,7 @@ from world.evaluation.metrics import BASELINES, MetricRow
 from world.evaluation.plays.revival import Reviver
 from world.evaluation.plays.stage import Batched, Stage
 from world.evaluation.protocols import PROTOCOLS, Evaluation, EvaluationConfig, Report
+from world.model.precision import check_device
 from world.tick import Ticker
 from world.warmup import spec_of
 
@@ -50,6 +51,8 @@ def judge(request: EvaluationRequest, *, as_json: bool) -> bool:
     """
     names = PROTOCOLS if request.protocol == "all" else (request.protocol,)
     config = config_of(request)
+    if request.out is not None:
+        _make_folder(request.out)
     restored = restore(request.source, request.tokenizer)
     screen, results = _screen(as_json), []
     interrupted = False
@@ -153,6 +156,7 @@ def _prepared(request: EvaluationRequest, restored: Restored, config: Evaluation
     layout = restored.tokenizer.layout
     if spec.layout != layout:
         raise ConfigError(f"{env_name}: is seen as {spec.layout}, the checkpoint's tokenizer reads {layout}")
+    check_device(restored.tick.dream.device)
     # Truth and dreams are told the same events, or none.
     tick = replace(restored.tick, event_rate=0.0)
     ticker = Ticker(spec, restored.tokenizer, tick, restored.model_config)
@@ -211,8 +215,15 @@ def _progress() -> Iterator[Told]:
         yield Told(console, bar)
 
 
+def _make_folder(out: Path) -> None:
+    """Make the folder before anything is played for it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name a folder") from error
+
+
 def _write(out: Path, report: Report, found: dict[str, Any], restored: Restored) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     (out / f"{report.protocol}.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", "utf-8")
     save_curves(report, out / f"{report.protocol}.png")
     for film in report.films:

@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from ray.util import list_named_actors
 
-from actors.clients import LEARNER, LIMITER, WEIGHTS, Peer, RayCall
+from actors.clients import LEARNER, LIMITER, WEIGHTS, Peer, RayCall, told
 from actors.host_process import HostSettings
+from actors.kept_limiter import LimiterSettings
 from actors.learner_actor import LearnerActor
 from actors.learner_process import LearnerSettings
-from actors.limiter_actor import LimiterActor, LimiterSettings
+from actors.limiter_actor import LimiterActor
 from actors.ports import Call, HostReport, LimiterReport, ShardReport, WeightsReport
 from actors.replay_shard_actor import ReplayShardActor, ShardSettings
 from actors.settings import EnvSettings, to_text
@@ -157,12 +158,16 @@ class RayFleet:
     def place(self, within_s: float) -> None:
         """Make all actors, and wait until each has a process.
 
-        Raises `LivingWorldsError` naming those that found no place, and what the cluster has.
+        Raises `LivingWorldsError` naming those that found no place, and what the cluster has, and as `told` does for
+        one whose process did not come up.
         """
         for name in self._recipes:
             self.ensure(name)
         ready = {self._ready(name): name for name in self._recipes}
-        _, pending = ray.wait(list(ready), num_returns=len(ready), timeout=within_s)
+        placed, pending = ray.wait(list(ready), num_returns=len(ready), timeout=within_s)
+        for at in placed:
+            # One that died answers, too.
+            told(at)
         if pending:
             lacking = ", ".join(f"{ready[at]} ({self._needs(ready[at])})" for at in pending)
             raise LivingWorldsError(

@@ -1,4 +1,6 @@
-"""Worlds that people make beside a run's own, by forking, rewinding or importing: a run that can host them does."""
+"""Worlds that people make beside a run's own, by forking, rewinding or importing, and those that they repair: a run
+that can host them does.
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -12,8 +14,8 @@ LOOK_EVERY_S = 5.0
 class Guests:
     """Finds worlds of the same environment and tokenizer that nobody hosts.
 
-    On the run's own server all of them are welcome; on a server that others use too, only those that descend from
-    worlds of this run, since an idle world of another run is that run's.
+    On the run's own server all of them are welcome; on a server that others use too, only worlds that this run has
+    had, and those that descend from them, since an idle world of another run is that run's.
     """
 
     def __init__(
@@ -28,12 +30,15 @@ class Guests:
         self._records, self._env, self._tokenizer = records, env, tokenizer
         self._descendants_only, self._clock = descendants_only, clock
         self._look_at = float("-inf")
+        self._family: set[WorldId] = set()
+        """Every world that was ever known."""
 
     def newcomers(self, known: Collection[WorldId]) -> list[WorldRecord]:
         """Return worlds that may be hosted beside the `known` ones; looks only now and then.
 
         Raises `StoreUnavailable`.
         """
+        self._family.update(known)
         if self._clock() < self._look_at:
             return []
         found = [record for record in self._records() if self._is_welcome(record, known)]
@@ -46,5 +51,5 @@ class Guests:
             and record.status == "running"
             and not record.owner
             and (record.env, record.tokenizer) == (self._env, self._tokenizer)
-            and (not self._descendants_only or record.parent in known)
+            and (not self._descendants_only or record.world in self._family or record.parent in self._family)
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from learner.durable import write_file
+from world.durable import write_file
 from world.errors import DiskFull, LivingWorldsError
 
 _THREADS = {

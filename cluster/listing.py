@@ -15,12 +15,12 @@ from world.snapshot import WorldId
 from world.store.records import WorldRecord
 from world.store.redis_store import RedisWorldStore
 from world.store.refusals import REASONS
-from world.store.server import EmbeddedServer
+from world.store.server import shared_server
 
 
 @contextmanager
 def opened_store(run_dir: Path, redis_url: str | None) -> Iterator[RedisWorldStore]:
-    """Yield the store of a run folder, or of a server; an embedded one that is not running is started meanwhile.
+    """Yield the store of a run folder, or of a server; an embedded one runs at least as long as this.
 
     Raises `RunFolderError` if no run has begun in the folder.
     """
@@ -35,14 +35,8 @@ def opened_store(run_dir: Path, redis_url: str | None) -> Iterator[RedisWorldSto
         with closing(RedisWorldStore.connect(redis_url)) as store:
             yield store
         return
-    embedded = EmbeddedServer(run_dir / "redis")
-    started_here = embedded.start()
-    try:
-        with closing(RedisWorldStore.connect(embedded.url)) as store:
-            yield store
-    finally:
-        if started_here:
-            embedded.stop()
+    with shared_server(run_dir / "redis") as embedded, closing(RedisWorldStore.connect(embedded.url)) as store:
+        yield store
 
 
 def list_worlds(store: RedisWorldStore, *, limit: int | None = None, after: str | None = None) -> list[dict[str, Any]]:

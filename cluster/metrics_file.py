@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from cluster.status import RunStatus
-from learner.durable import disk_full_told
+from world.durable import disk_full_told
 
 
 class MetricsFile:

@@ -1,5 +1,7 @@
 """What a run leaves to look at: curves of its metrics, a dream beside the truth, and a world's map."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from cluster.config import RunConfig
 from cluster.console import F1
 from cluster.metrics_file import read_metrics
 from learner.weights import WeightSet
+from world.errors import CorruptRecord, UnknownWorld
 from world.evaluation.pictures import dream_frames, map_image
 from world.live import resume
 from world.model.tokenizer import Tokenizer
@@ -50,6 +53,24 @@ def save_curves(metrics: Path, picture: Path) -> None:
         axis.grid(alpha=0.3)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
+
+
+def save_map_and_dream(
+    store: WorldStore,
+    worlds: Iterable[WorldId],
+    tokenizer: Tokenizer,
+    weights: WeightSet | None,
+    config: RunConfig,
+    folder: Path,
+) -> bool:
+    """Draw the first of these worlds that loads, and its dream where there are weights; return whether one did."""
+    for world in worlds:
+        with suppress(CorruptRecord, UnknownWorld):
+            save_map(store, world, tokenizer, folder / "map.png")
+            if weights is not None:
+                save_dream(store, world, tokenizer, weights, config, folder / "dream.gif")
+            return True
+    return False
 
 
 def save_map(store: WorldStore, world: WorldId, tokenizer: Tokenizer, picture: Path) -> None:

@@ -28,7 +28,7 @@ _SHORT_CHUNKS = WorldHostConfig(chunk_ticks=8)
 
 
 def homestead_tiny() -> RunConfig:
-    """Eight homesteads of four agents and a model of 2.3M parameters, which begins with what is shipped: two cores."""
+    """Eight homesteads of four agents and a model of 2.4M parameters, which begins with what is shipped: two cores."""
     return RunConfig(
         preset="homestead-tiny",
         env="homestead",
@@ -42,10 +42,11 @@ def homestead_tiny() -> RunConfig:
             budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
         ),
         recording=RecordingConfig(
-            num_worlds=128,
+            num_worlds=256,
             world_ticks=1_000,
             most_lived_ticks=4_000,
             policies=("mixed", "mixed", "market"),
+            budget_bytes=5 << 29,
         ),
     )
 

@@ -11,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from cluster.histories import Opened
-from learner.durable import write_file
+from world.durable import write_file
 from world.errors import CheckpointError, ConfigError
 from world.field import UNSEEN, Uint16Array
 from world.model.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from cluster.interruption import Interruption
 from cluster.launch import note_leavings, ray_cluster
 from cluster.metrics import PrometheusObserver
 from cluster.metrics_file import MetricsFile
-from cluster.pictures import save_curves, save_dream, save_map
+from cluster.pictures import save_curves, save_map_and_dream
 from cluster.presets import of_env, preset
 from cluster.resume import newest_manifest, rewind_replay
 from cluster.run_folder import RunFolder, continued
@@ -26,19 +26,19 @@ from cluster.status import RunStatus, StatusBoard
 from cluster.store_watch import InBackground
 from cluster.supervisor import Supervisor
 from cluster.warm_up import warm_up
-from cluster.worlds import PlannedWorld, fork_world, plan_worlds, settle_worlds
+from cluster.worlds import fork_world, is_there, plan_worlds, settle_worlds
 from learner.checkpoint import Manifest
 from learner.limiter import LimiterState
 from learner.start import NOTHING, bring, gently
 from learner.weights import WeightStore
 from world.envs.catalog import make_env
 from world.envs.grounded import EnvSpec
-from world.errors import LivingWorldsError, UnknownWorld
+from world.errors import LivingWorldsError
 from world.model.tokenizer_files import load_tokenizer
 from world.snapshot import WorldId
 from world.store.link import PATIENCE_S, PROMPTLY_S
 from world.store.redis_store import RedisWorldStore
-from world.store.server import EmbeddedServer
+from world.store.server import shared_server
 from world.warmup import TOKENIZER_FILE
 
 _DEFAULT_PRESET = "homestead-tiny"
@@ -92,7 +92,7 @@ def run(request: RunRequest, out: TextIO) -> RunSummary:
         folder.check_space()
         spec = make_env(config.env, num_agents=config.num_agents).spec
         if not stored and config.start_from != NOTHING:
-            step = bring(config.start_from, folder.start, folder.warmup, config.model, spec.layout)
+            step = bring(config.start_from, folder.start, folder.warmup, config.model, spec)
             config = replace(config, learner=gently(config.learner, step))
         manifest = newest_manifest(folder.checkpoints)
         server = stack.enter_context(_store_server(config, folder))
@@ -184,7 +184,7 @@ class _Course:
             memory_size=config.model.memory_size,
             tokenizer=self._tokenizer.digest,
         )
-        forked = [dream for dream in self._dreamed if self._is_there(dream)]
+        forked = [dream for dream in self._dreamed if is_there(self._store, dream)]
         self._board = StatusBoard(
             grounded=[planned.world for planned in self._grounded],
             dreamed=[planned.world for planned in self._dreamed],
@@ -230,9 +230,9 @@ class _Course:
                 note_leavings(self._folder.leavings)
 
     def archived_worlds(self, store: RedisWorldStore) -> list[WorldId]:
-        """Return the worlds whose history is ours to archive: on our own server all, on another this run's."""
+        """Return the worlds whose history is ours to archive: on our own server all, on another those we host."""
         if self._config.redis_url:
-            return [planned.world for planned in (*self._grounded, *self._dreamed) if self._is_there(planned)]
+            return self._supervisor.worlds
         return [record.world for record in store.records(damaged=[])]
 
     def note(self, text: str) -> None:
@@ -277,20 +277,12 @@ class _Course:
         reports = [self.fleet.shard_report(shard) for shard in self._config.shards]
         return LimiterState(inserts=sum(report.result().stats.items for report in reports), samples=0)
 
-    def _is_there(self, planned: PlannedWorld) -> bool:
-        try:
-            self._store.record(planned.world)
-        except UnknownWorld:
-            return False
-        return True
-
     def _draw(self) -> None:
-        path, world = self._folder.path, self._grounded[0].world
+        path, worlds = self._folder.path, [planned.world for planned in self._grounded]
         save_curves(self._folder.metrics, path / "curves.png")
-        save_map(self._store, world, self._tokenizer, path / "map.png")
         weights = WeightStore(self._folder.weights).newest()
-        if weights is not None:
-            save_dream(self._store, world, self._tokenizer, weights, self._config, path / "dream.gif")
+        if not save_map_and_dream(self._store, worlds, self._tokenizer, weights, self._config, path):
+            self._console.say("no map and no dream are drawn: every grounded world was deleted, or is damaged")
 
 
 def print_summary(summary: RunSummary, out: TextIO) -> None:
@@ -331,13 +323,9 @@ def _connected(server: _Server, config: RunConfig, timeout_s: float) -> RedisWor
 
 @contextmanager
 def _store_server(config: RunConfig, folder: RunFolder) -> Iterator[_Server]:
-    """Yield the server that was asked for, or the embedded one, which is stopped at the end."""
+    """Yield the server that was asked for, or the embedded one, which whoever uses it last stops."""
     if config.redis_url:
         yield _Server(config.redis_url, lambda: False)
         return
-    embedded = EmbeddedServer(folder.redis, config.durability)
-    embedded.start()
-    try:
+    with shared_server(folder.redis, config.durability) as embedded:
         yield _Server(embedded.url, InBackground(embedded.ensure))
-    finally:
-        embedded.stop()

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from cluster.config import RunConfig
-from learner.durable import write_file
+from world.durable import write_file
 from world.errors import ConfigError, DiskFull, RunFolderError
 
 SCHEMA_VERSION = 1
@@ -145,6 +145,8 @@ def read_run(path: Path) -> tuple[str, RunConfig] | None:
         data = file.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read ({error.strerror}); choose another --run-dir") from error
     try:
         version = msgspec.json.decode(data, type=_Header).schema_version
         if version != SCHEMA_VERSION:

@@ -1,5 +1,6 @@
 """What a run looks like at one moment, added up from what its processes report."""
 
+import itertools
 import math
 import time
 from collections import deque
@@ -102,8 +103,9 @@ class StatusBoard:
         self._progress: deque[tuple[float, int, int]] = deque()
         self._agent_ticks = self._dreamed_agent_ticks = self._commits = self._steps = self._restarts = 0
         self._starved_s = self._store_away_s = 0.0
-        self.events: deque[str] = deque(maxlen=_NUM_EVENTS)
-        """What a person should know, the newest last."""
+        self.events: deque[tuple[int, str]] = deque(maxlen=_NUM_EVENTS)
+        """What a person should know, numbered from 0, the newest last."""
+        self._event_numbers = itertools.count()
 
     def host(self, report: HostReport) -> None:
         """A host reported."""
@@ -154,7 +156,7 @@ class StatusBoard:
 
     def event(self, text: str) -> None:
         """Something a person should know."""
-        self.events.append(text)
+        self.events.append((next(self._event_numbers), text))
 
     def status(self) -> RunStatus:
         """Return the present moment."""

@@ -16,7 +16,7 @@ from cluster.store_watch import StoreWatch
 from cluster.supervisor_config import SupervisorConfig
 from cluster.worlds import PlannedWorld
 from learner.loop import LearnerReport
-from world.errors import LivingWorldsError, StoreUnavailable
+from world.errors import LivingWorldsError, StoreError, StoreFull, StoreUnavailable
 from world.snapshot import WorldId
 from world.store.records import WorldRecord
 
@@ -49,7 +49,7 @@ class Supervisor:
 
         `fork` makes a dreamed world and returns its tick; `ensure_store` restarts a server of our own that is away,
         and returns whether it was, None while that is under way; `wished_places` says on which host people want a
-        world; `newcomers` finds worlds that people have made beside those it is told.
+        world; `newcomers` finds worlds that people have made, or repaired, beside those it is told.
         """
         self._config, self._fleet, self._clock = config, fleet, clock
         self._fork, self._wished_places, self._observers = fork, wished_places, observers
@@ -70,6 +70,11 @@ class Supervisor:
         self._deaths: dict[str, int] = {}
         self._probed_at = float("-inf")
         self._lost_told: dict[WorldId, str] = {}
+
+    @property
+    def worlds(self) -> list[WorldId]:
+        """Worlds that are on some host, or on their way to one; may be asked from any thread."""
+        return self._assignment.worlds
 
     def step(self, wait_s: float = 0.1) -> None:
         """Take one turn: read reports, mend, send new calls, and wait a little for the next report.
@@ -165,7 +170,7 @@ class Supervisor:
         for observer in self._observers:
             observer.host(report)
         if not self._assignment.worlds:
-            reasons = "; ".join(sorted(set(self._assignment.abandoned.values())))
+            reasons = "; ".join(sorted({lost.message for lost in self._assignment.abandoned.values()}))
             raise LivingWorldsError(f"no world can be hosted any more: {reasons}")
 
     def _learner_reported(self, report: LearnerReport) -> None:
@@ -205,7 +210,7 @@ class Supervisor:
             self._weights.send(self._fleet.weights_report(), within_s=within_s)
 
     def _fork_next(self) -> None:
-        """Fork one dream at a turn, so that the others are not kept waiting."""
+        """Fork one dream at a turn, so that the others are not kept waiting. Raises `StoreFull`."""
         if not self._dreams or not self._gate_passed or self._clock() < self._fork_not_before:
             return
         try:
@@ -214,12 +219,18 @@ class Supervisor:
             if not self._store.missed():
                 self._fork_not_before = self._clock() + self._config.fork_retry_s
             return
+        except StoreFull:
+            raise
+        except StoreError as error:
+            # Its parent was deleted or is damaged, which keeps no other from being dreamed.
+            self._tell(f"{self._dreams.pop(0).name} cannot be dreamed: {error}")
+            return
         dream = self._dreams.pop(0)
         self._assignment.add(dream.world)
         self._tell(f"{dream.name} is dreamed from tick {tick} of world {dream.parent}")
 
     def _follow_people(self) -> None:
-        """Take in worlds that people made, and move worlds to where people want them.
+        """Take in worlds that people made or repaired, and move worlds to where people want them.
 
         A silent store would keep everybody waiting: it is not asked.
         """
@@ -227,7 +238,7 @@ class Supervisor:
             return
         planned = [dream.world for dream in self._dreams]
         try:
-            found = list(self._newcomers([*self._assignment.worlds, *self._assignment.abandoned, *planned]))
+            found = list(self._newcomers([*self._assignment.known, *planned]))
             wished = self._wished_places(self._assignment.worlds)
         except StoreUnavailable:
             self._store.missed()

@@ -60,7 +60,7 @@ def train_recorded(request: TrainingRequest, *, as_json: bool) -> bool:
         if stored is None:
             if config.start_from != NOTHING:
                 # Before the folder is told of it.
-                fitting(config.start_from, config.model, spec_of(config.env, config.num_agents).layout)
+                fitting(config.start_from, config.model, spec_of(config.env, config.num_agents))
             folder.begin(config)
         with _Shown() as shown:
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from cluster.config import RunConfig
-from learner.durable import write_file
+from world.durable import write_file
 from world.envs.grounded import EnvSpec
-from world.errors import CheckpointError, UnknownWorld
+from world.errors import CheckpointError, CorruptRecord, UnknownWorld
 from world.live import fork_dream
 from world.snapshot import Kind, Snapshot, WorldId
 from world.store.past import HistoricStore
@@ -86,7 +86,11 @@ def settle_worlds(
                 " start the one that has them, or choose another --run-dir"
             )
         for planned in worlds:
-            record = store.record(planned.world)
+            try:
+                record = store.record(planned.world)
+            except CorruptRecord:
+                # Its host quarantines it; the others are as they were.
+                continue
             if record.tokenizer != tokenizer:
                 raise CheckpointError(
                     f"world {planned.world} was made with tokenizer {record.tokenizer}, the run folder has {tokenizer};"
@@ -117,6 +121,17 @@ def begin_world(
         tokenizer=tokenizer,
     )
     store.create(record, snapshot)
+
+
+def is_there(store: WorldStore, planned: PlannedWorld) -> bool:
+    """Return whether a world was made; one whose record does not verify was, and is for its host to quarantine."""
+    try:
+        store.record(planned.world)
+    except UnknownWorld:
+        return False
+    except CorruptRecord:
+        return True
+    return True
 
 
 def fork_world(store: HistoricStore, planned: PlannedWorld) -> int:

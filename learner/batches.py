@@ -80,7 +80,7 @@ class Batch:
 class MaskingConfig:
     """What training asks for."""
 
-    fully_masked: float = 0.5
+    fully_masked: float = 0.7
     """Share of rows in which everything is asked for, as in one-pass sampling."""
     hide_displacement: float = 0.1
     """Share of agents whose displacement is not given while status and cells are asked for; and as many, drawn anew,

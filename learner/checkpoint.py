@@ -13,10 +13,10 @@ from typing import NamedTuple
 import msgspec
 import xxhash
 
-from learner.durable import disk_full_told, sync_directory, write_file
 from learner.limiter import LimiterState
 from learner.replay import ShardState
 from learner.tensorfile import dump_tensors, flatten_state, parse_tensors, unflatten_state
+from world.durable import disk_full_told, sync_directory, write_file
 from world.errors import CheckpointError, ConfigError
 
 SCHEMA_VERSION = 1
@@ -106,6 +106,7 @@ def save_checkpoint(directory: Path, parts: Mapping[str, object], manifest: Mani
 
 def has_checkpoint(directory: Path) -> bool:
     """Return whether there is anything to go on from, sound or not."""
+    _finish_replacing(directory)
     return any(path.is_dir() and not path.suffix for path in directory.glob("step-*"))
 
 
@@ -114,15 +115,15 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return max(_found(directory), key=lambda path: int(path.name[5:]), default=None)
 
 
-def load_newest(directory: Path, *, allow_older: bool = False) -> Checkpoint:
+def load_newest(directory: Path) -> Checkpoint:
     """Return the newest checkpoint, every byte verified.
 
-    Raises `CheckpointError` if there is none or the newest is damaged; with `allow_older`, only if all are.
+    Raises `CheckpointError` if there is none or the newest is damaged, which says how to go on from an older one.
     """
     _finish_replacing(directory)
     found = _found(directory)
     if not found:
-        raise CheckpointError(f"{directory}: holds no checkpoint; start this run without resuming")
+        raise CheckpointError(f"{directory}: holds no checkpoint")
     damage: list[str] = []
     for path in reversed(found):
         try:
@@ -130,12 +131,11 @@ def load_newest(directory: Path, *, allow_older: bool = False) -> Checkpoint:
         except CheckpointError as error:
             damage.append(str(error))
             continue
-        if damage and not allow_older:
-            raise CheckpointError(
-                f"{damage[0]}; {path.name} is older and sound: allow older checkpoints to resume from there"
-            )
-        return checkpoint
-    raise CheckpointError(f"{'; '.join(damage)}; no sound checkpoint is left: start this run without resuming")
+        if not damage:
+            return checkpoint
+        damaged = ", ".join(f"{name.name} to {name.name}.damaged" for name in found[found.index(path) + 1 :])
+        raise CheckpointError(f"{damage[0]}; {path.name} is older and sound: rename {damaged} to go on from there")
+    raise CheckpointError(f"{'; '.join(damage)}; no sound checkpoint is left: move {directory} away to begin anew")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

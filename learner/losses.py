@@ -33,7 +33,7 @@ class LossConfig:
     unseen: float = 0.1
     """Of a cell that nobody had seen, against 1 of a known one: it cannot be known, and must not crowd out what can."""
     displacement: float = 1.0
-    status: float = 0.5
+    status: float = 1.0
     """Of an agent's whole status."""
     reward: float = 1.0
     """Rare, and an agent has one where it has a hundred cells."""
@@ -117,7 +117,8 @@ def _cells_loss(answer: Answer, batch: Batch, asked: Tensor, config: LossConfig,
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _note_errors(logits: Tensor, target: Tensor, known: Tensor, errors: ErrorBank) -> None:
     """Draw at some cells (M,) that were known, from logits (M, V), and note what is not the target (M,)."""
-    candidates = known.nonzero()[:, 0]
+    # A step whose numbers are none is left out as a whole, later.
+    candidates = (known & ~logits.isnan().any(-1)).nonzero()[:, 0]
     if not len(candidates):
         return
     generator = torch.Generator().manual_seed(errors.num_noted)

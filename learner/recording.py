@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from learner.durable import write_file
 from learner.recorders import Recorders, Stopped
 from learner.replay import ReplayConfig, ReplayShard
+from world.durable import write_file
 from world.envs.catalog import DEFAULT_POLICY
 from world.errors import ConfigError, ReplayError
 from world.live import begin
@@ -84,7 +84,7 @@ class RecordingConfig:
 
     def replay(self) -> ReplayConfig:
         """Return the configuration of its shard: every row is as likely to be drawn as any other."""
-        return ReplayConfig(budget_bytes=self.budget_bytes, chunk_ticks=self.chunk_ticks, recent=0.0, prioritised=0.0)
+        return ReplayConfig(budget_bytes=self.budget_bytes, chunk_ticks=self.chunk_ticks, recent=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,8 +33,9 @@ class ReplayConfig:
     """Longest chunk. Shorter ones take as much room."""
     recent: float = 0.25
     """Share of sequences drawn from the newest `recent_items`."""
-    prioritised: float = 0.25
-    """Share of sequences drawn by priority. The remaining share is drawn uniformly."""
+    prioritised: float = 0.0
+    """Share of sequences drawn by the priorities that whoever inserts or learns gives them; the learners here give
+    none, and by equal ones all are drawn alike. The remaining share is drawn uniformly."""
     recent_items: int = 65536
     """Agent-ticks that count as recent."""
     priority_exponent: float = 0.6

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import zstandard
 
-from learner.durable import disk_full_told, sync_directory
 from learner.frames import FILE_HEADER, Frame, decoded_bytes, encode_frame, read_segment
+from world.durable import disk_full_told, sync_directory
 from world.errors import ConfigError, DiskFull, ReplayError
 from world.trajectory import Chunk
 

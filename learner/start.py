@@ -10,15 +10,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import LearnerConfig
 from learner.restored import Restored, restore
 from learner.schedule import Endless
-from world.envs.grounded import ViewLayout
+from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
 from world.model.tokenizer import Tokenizer
 from world.model.tokenizer_files import save_tokenizer
-from world.model.world_model import WorldModelConfig
+from world.model.world_model import WorldModel, WorldModelConfig
 from world.warmup import TOKENIZER_FILE
 
 NOTHING = "nothing"
@@ -45,31 +47,39 @@ def start_path(name: str) -> Path:
     return path
 
 
-def fitting(name: str, model: WorldModelConfig, layout: ViewLayout) -> Restored:
+def fitting(name: str, model: WorldModelConfig, spec: EnvSpec) -> Restored:
     """Return the weights of a start, and their tokenizer.
 
-    Raises `CheckpointError` where they are damaged, and `ConfigError` where they are of a model of other sizes, or of
-    worlds that are seen otherwise.
+    Raises `CheckpointError` where they are damaged or an older program's, and `ConfigError` where they are of a model
+    of other sizes, or of worlds that are seen otherwise.
     """
     restored = restore(start_path(name))
     if restored.model_config != model:
         raise ConfigError(
             f"{restored.path}: is a model of other sizes than this run's; begin with other weights, or nothing"
         )
-    if restored.tokenizer.layout != layout:
+    tokenizer = restored.tokenizer
+    if tokenizer.layout != spec.layout:
         raise ConfigError(
-            f"{restored.path}: is of worlds seen as {restored.tokenizer.layout}, this run's are seen as {layout}; begin"
+            f"{restored.path}: is of worlds seen as {tokenizer.layout}, this run's are seen as {spec.layout}; begin"
             " with other weights, or nothing"
+        )
+    with torch.device("meta"):
+        built = WorldModel(model, spec, tokenizer.vocab_size, num_tokens=tokenizer.num_tokens)
+    if misfit := built.misfit(restored.weights):
+        raise CheckpointError(
+            f"{restored.path}: is not of the model that this program builds ({misfit}); begin with other weights, or"
+            " nothing"
         )
     return restored
 
 
-def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, layout: ViewLayout) -> int:
+def bring(name: str, start: Path, warmup: Path, model: WorldModelConfig, spec: EnvSpec) -> int:
     """Copy the averaged weights of a start to `start` and its tokenizer to `warmup`, where a new run looks for them.
 
     Returns the step of these weights. Raises as `fitting` does.
     """
-    restored = fitting(name, model, layout)
+    restored = fitting(name, model, spec)
     hand_over(restored.tokenizer, warmup)
     # Last, for where it is nothing more is brought.
     write(restored, start)

@@ -5,7 +5,6 @@ train(TrainingPlan(env="homestead", out=Path("out"), budget=Budget(seconds=600))
 """
 
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -23,8 +22,10 @@ from learner.schedule import ToZero
 from learner.start import NOTHING, bring, hand_over
 from learner.training import Budget, Training, TrainingConfig, TrainingStatus
 from world.dream import DreamConfig
+from world.durable import write_file
 from world.envs.grounded import EnvSpec
 from world.errors import CheckpointError, ConfigError
+from world.model.precision import check_device
 from world.model.tokenizer import Tokenizer
 from world.model.tokenizer_files import load_tokenizer
 from world.model.world_model import WorldModelConfig
@@ -102,6 +103,7 @@ def train(
     `progress` is told how far preparations are, `tell` how far the training is; `command` is kept with the weights.
     Raises `ConfigError`, `EnvironmentUnusable`, `CheckpointError`, `ReplayError`, and `DiskFull`.
     """
+    check_device(plan.device)
     data, spec = plan.data or plan.out / DATA, spec_of(plan.env, plan.num_agents)
     begun = _begun(plan, data, spec) if plan.start != NOTHING else None
     warmup = _prepared(plan, data, progress)
@@ -139,7 +141,7 @@ def _begun(plan: TrainingPlan, data: Path, spec: EnvSpec) -> Restored:
     """Bring the weights to begin with, and to the data the tokenizer that they know; return them."""
     start, warmup = plan.out / START, data / WARMUP
     if not start.exists():
-        bring(plan.start, start, warmup, plan.model, spec.layout)
+        bring(plan.start, start, warmup, plan.model, spec)
     begun = restore(start)
     # Of a training that goes on, the data may have moved.
     hand_over(begun.tokenizer, warmup)
@@ -163,7 +165,7 @@ def _prepared(plan: TrainingPlan, data: Path, progress: Callable[[str, float], N
     warmup.mkdir(parents=True, exist_ok=True)
     for name in (TOKENIZER_FILE, HELD_OUT_FILE):
         if not (warmup / name).exists():
-            shutil.copyfile(source / name, warmup / name)
+            write_file(warmup / name, (source / name).read_bytes())
     return warmup
 
 

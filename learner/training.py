@@ -20,6 +20,7 @@ from learner.limiter import LimiterState
 from learner.prefetch import PrefetchConfig, Prefetcher
 from learner.recorded import RecordedSource, Unlimited
 from learner.replay import ReplayShard
+from world.durable import disk_full_told
 from world.errors import CheckpointError, ConfigError
 
 _LOG_FILE = "training.jsonl"
@@ -184,8 +185,9 @@ class Training:
     def _evaluate(self, *, baselines: bool) -> None:
         self._evaluation = self._learner.evaluate(baselines=baselines)
         line = {"trained_s": round(self._trained_s, 1), **self._judged()}
-        with (self._directory.parent / _LOG_FILE).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, allow_nan=False) + "\n")
+        path, data = self._directory.parent / _LOG_FILE, json.dumps(line, allow_nan=False) + "\n"
+        with disk_full_told(path, len(data)), path.open("a", encoding="utf-8") as log:
+            log.write(data)
 
     def _save(self) -> None:
         learner = self._learner

@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from learner.durable import write_file
 from learner.tensorfile import dump_tensors, parse_tensors
+from world.durable import write_file
 from world.envs.grounded import Uint8Array
 from world.errors import CheckpointError
 

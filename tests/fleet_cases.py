@@ -73,6 +73,8 @@ class Process:
         self.worlds: dict[WorldId, int] = {}
         self.refusals: list[BaseException] = []
         """What its next calls raise."""
+        self.fails_at_work = False
+        """It takes worlds, in whichever process, and cannot tick them."""
 
     def die(self) -> None:
         """Lose everything; nobody answers until it is made again."""
@@ -156,6 +158,8 @@ class FakeFleet:
     def run_until(self, host: str, targets: Mapping[WorldId, int], budget_s: float) -> Call[HostReport]:
         """Tick."""
         process = self._asked(host, "run_until")
+        if process.fails_at_work:
+            return process.answer(FAILURE)  # type: ignore[return-value]
         ticked = {world: min(tick + 10, targets.get(world, 0)) for world, tick in process.worlds.items()}
         process.worlds = {world: max(tick, process.worlds[world]) for world, tick in ticked.items()}
         return process.answer(self._host_report(process), after_s=budget_s if process.worlds else 0.01)  # type: ignore[return-value]

@@ -200,6 +200,7 @@ class Neighbourhood:
             weights=self.mailbox,
             ticker=Ticker(self.spec, self.tokenizer, TickConfig(), small_config(memory_size=MEMORY_SIZE)),
             inbox=self.store.inbox(),
+            memory_shape=(NUM_AGENTS, MEMORY_SIZE),
             clock=self.clock,
             sleep=self.clock.sleep,
         )
@@ -213,6 +214,12 @@ class Neighbourhood:
         self.store.create(self._record(WorldId(child), dream), dream)
         return WorldId(child)
 
+    def stranger(self, world: str, *, num_agents: int = NUM_AGENTS, memory_size: int = MEMORY_SIZE) -> WorldId:
+        """Make a grounded world as a run with other agents, or another model, would."""
+        empty = Snapshot.empty("grounded", 0, self.spec.layout, num_agents, memory_size)
+        self.store.create(self._record(WorldId(world), empty), empty)
+        return WorldId(world)
+
     def tick_of(self, world: WorldId) -> int:
         """Return the committed tick."""
         return self.store.record(world).tick
@@ -223,7 +230,7 @@ class Neighbourhood:
             name=world,
             kind=snapshot.kind,
             env=ENV,
-            agents=NUM_AGENTS,
+            agents=len(snapshot.poses),
             tick=snapshot.tick,
             status="running",
             owner="",

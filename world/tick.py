@@ -95,9 +95,11 @@ class Ticker:
 
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Swap all weights between two ticks; nothing is swapped if names or shapes differ."""
-        own = self._model.state_dict()
-        if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
-            raise LivingWorldsError("weights are of another model than this host's; use one model preset for a run")
+        if misfit := self._model.misfit(weights):
+            raise LivingWorldsError(
+                f"weights are of another model than this program's ({misfit}); use one preset for a run, and weights"
+                " that this version made"
+            )
         self._model.load_state_dict(dict(weights))
         self._dreamer.renew()
         self.weights_version = version
@@ -246,8 +248,9 @@ class Ticker:
         for i, world in enumerate(worlds):
             before, started = world.snapshot.poses, world.snapshot.memory
             world.snapshot.memory = memories[i]
-            # Who has left does not come back in a dream.
-            moved = np.where(gone(before)[:, None], 0, displacement_of(dreamt.displacement[i])).astype(np.int32)
+            # Who has left does not come back in a dream: its story is over, and it gets no more rewards.
+            left = gone(before)
+            moved = np.where(left[:, None], 0, displacement_of(dreamt.displacement[i])).astype(np.int32)
             effects = self._write(
                 world,
                 self._dreamt_views(dreamt, i, moved, world.snapshot.field),
@@ -255,8 +258,8 @@ class Ticker:
                 is_first=False,
                 actions=dreamt.actions[i],
                 events=events[i],
-                rewards=dreamt.rewards[i],
-                terminated=dreamt.terminated[i],
+                rewards=np.where(left, np.float32(0.0), dreamt.rewards[i]),
+                terminated=dreamt.terminated[i] | left,
                 truncated=np.zeros_like(dreamt.terminated[i]),
             )
             nothing = np.zeros(windows[i].tokens.shape[:3], np.bool_)

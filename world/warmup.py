@@ -11,8 +11,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from world.durable import write_file
 from world.envs.catalog import make_env, make_policy
 from world.envs.grounded import EnvSpec, GroundedEnv, Int32Array, Uint8Array
 from world.errors import CheckpointError, ConfigError, ReplayError
@@ -29,7 +30,7 @@ from world.trajectory import Transitions
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 HELD_OUT_FILE = "held_out.safetensors"
-_ORACLE = "oracle_tokens"
+_ORACLE, _WORLDS = "oracle_tokens", "worlds"
 _HELD_OUT_SEED = 1 << 40
 """Where the seeds of held-out worlds begin; training worlds are seeded below."""
 
@@ -175,17 +176,19 @@ def record_held_out(
     ticker = Ticker(worlds[0].env.spec, tokenizer, quiet, WorldModelConfig(memory_size=memory_size))
     rows: list[Transitions] = []
     truths: list[Uint16Array] = []
+    of: list[int] = []
     for number in range(config.held_out_ticks):
         progress("recording held-out worlds", number / config.held_out_ticks)
         if number < config.held_out_ticks // 2 or number % config.held_out_stride:
             ticker.tick(worlds)
             continue
         truth = [_truth(ticker, world, tokenizer) for world in worlds]
-        for known, done in zip(truth, ticker.tick(worlds), strict=True):
+        for world, (known, done) in enumerate(zip(truth, ticker.tick(worlds), strict=True)):
             if done.row is not None:
                 rows.append(done.row)
+                of.append(world)
                 truths += [] if known is None else [known]
-    return HeldOut(Transitions.stack(rows), np.stack(truths) if truths else None)
+    return HeldOut(Transitions.stack(rows), np.stack(truths) if truths else None, np.array(of))
 
 
 def _truth(ticker: Ticker, world: LiveWorld, tokenizer: Tokenizer) -> Uint16Array | None:
@@ -198,21 +201,21 @@ def _truth(ticker: Ticker, world: LiveWorld, tokenizer: Tokenizer) -> Uint16Arra
 
 
 def save_held_out(held_out: HeldOut, path: Path) -> None:
-    """Write columns as safetensors; the file appears whole or not at all."""
+    """Write columns as safetensors; the file appears whole or not at all. Raises `DiskFull`."""
     columns = held_out.ticks.columns()
     if held_out.oracle is not None:
         columns[_ORACLE] = held_out.oracle
-    unfinished = path.with_suffix(".part")
-    save_file({name: np.ascontiguousarray(column) for name, column in columns.items()}, unfinished)
-    unfinished.replace(path)
+    if held_out.worlds is not None:
+        columns[_WORLDS] = held_out.worlds
+    write_file(path, save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
 
 
 def load_held_out(path: Path) -> HeldOut:
     """Read columns back. Raises `CheckpointError` if the file is missing or malformed."""
     try:
         columns = load_file(path)
-        oracle = columns.pop(_ORACLE, None)
-        return HeldOut(Transitions.from_columns(columns), oracle)
+        oracle, worlds = columns.pop(_ORACLE, None), columns.pop(_WORLDS, None)
+        return HeldOut(Transitions.from_columns(columns), oracle, worlds)
     except (OSError, SafetensorError, ReplayError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); delete it, and it is recorded anew") from error
 

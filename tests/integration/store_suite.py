@@ -200,6 +200,16 @@ class StoreSuite:
         store.set_status(world, "running")
         assert isinstance(commit_one(store, Commit(token, ticks)), Ack)
 
+    def test_a_world_that_was_deleted_with_its_history_is_said_to_be_deleted(
+        self, connect: Callable[..., HistoricStore], world: WorldId
+    ) -> None:
+        store = connect()
+        born(store, world)
+        store.history().delete(world)
+        with pytest.raises(UnknownWorld, match="deleted"):
+            store.load(world)
+        assert store.record(world).status == "deleted"
+
     def test_renewing_answers_for_each_token(self, store: WorldStore, world: WorldId) -> None:
         _, former = born(store, world)
         token = store.acquire(world, owner="host-0", nonce=OTHER_NONCE)

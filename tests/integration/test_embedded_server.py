@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from world.errors import ConfigError, StoreUnavailable, UnsafeServer
 from world.store import server as server_module
-from world.store.server import EmbeddedServer, find_server
+from world.store.server import EmbeddedServer, find_server, shared_server
 
 STARTER = """
 import sys, time
@@ -84,6 +84,34 @@ def test_a_second_starter_attaches(tmp_path: Path) -> None:
     finally:
         first.stop()
     assert not second.is_running()
+
+
+def test_a_shared_server_is_stopped_by_whoever_leaves_it_last(tmp_path: Path) -> None:
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    server = first.enter_context(shared_server(tmp_path))
+    assert second.enter_context(shared_server(tmp_path)).pid == server.pid
+    first.close()
+    assert server.is_running()
+    with shared_server(tmp_path):
+        pass
+    assert server.is_running()
+    second.close()
+    assert not server.is_running()
+
+
+def test_whoever_was_killed_shares_a_server_no_more(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from world.store.server import shared_server\n"
+        "with shared_server(Path(sys.argv[1])) as server: print(server.pid, flush=True), time.sleep(600)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    pid = int(killed.stdout.readline())
+    killed.kill()
+    killed.communicate()
+    with shared_server(tmp_path) as server:
+        assert server.pid == pid
+    assert not server.is_running()
 
 
 def test_many_starters_at_once_make_one_server(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from world.store.archive import Archive
 from world.store.archiver import ArchiveConfig, Archiver
 from world.store.lineage import Lineage
 from world.store.redis_history import RedisHistory
-from world.store.server import EmbeddedServer
+from world.store.server import EmbeddedServer, shared_server
 
 NUM_TICKS = 130
 
@@ -28,7 +28,7 @@ NUM_TICKS = 130
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallRun]:
     """A run folder whose server stays up, so that commands need not start it each time."""
     run = SmallRun(tmp_path_factory.mktemp("run"))
-    with EmbeddedServer(run.directory / "redis"):
+    with shared_server(run.directory / "redis"):
         run.live(NUM_TICKS)
         yield run
 

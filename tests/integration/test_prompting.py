@@ -26,7 +26,7 @@ from world.envs.homestead.events import EVENTS
 from world.errors import ConfigError, LivingWorldsError, NotRunning
 from world.snapshot import WorldId
 from world.store.redis_store import RedisWorldStore
-from world.store.server import EmbeddedServer
+from world.store.server import shared_server
 from world.tick import TickConfig, Ticker
 
 Worlds = Callable[..., tuple[int, Any]]
@@ -37,7 +37,7 @@ _PATIENTLY = ("--within", "600")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallRun]:
     """A run folder whose server stays up."""
     run = SmallRun(tmp_path_factory.mktemp("run"))
-    with EmbeddedServer(run.directory / "redis"):
+    with shared_server(run.directory / "redis"):
         run.live(40)
         yield run
 

@@ -1,6 +1,7 @@
 """Agents of a `ParallelEnv` that leave at different ticks: who is gone sees nothing, and nothing is asked of it."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from tests.model_cases import small_config, stirred_model
 from world.difference import difference
 from world.envs.grounded import Int32Array, ViewLayout, gone, nowhere
 from world.envs.pettingzoo import PettingZooGrounded
+from world.evaluation.events import event_scores
+from world.evaluation.metrics import MetricRow
+from world.evaluation.one_step import HeldOut, ask, edit_scores
 from world.field import MAP, SCREEN, UNSEEN
 from world.live import LiveWorld, fork_dream, resume
 from world.model.tokenizer import PatchTokenizer
@@ -282,8 +286,30 @@ def test_who_has_left_does_not_come_back_in_a_dream_and_writes_nothing_there() -
         assert row is not None and not row.next_tokens[0, 0].any()
         np.testing.assert_array_equal(snapshot.poses[0], nowhere(3)[0])
         assert not gone(snapshot.poses[1:]).any()
+        assert row.terminated[0, 0] and not row.rewards[0, 0] and row.rewards[0, 1:].all()
     assert snapshot.field.layers[MAP].num_chunks <= chunks + 1
     np.testing.assert_array_equal(snapshot.field.status()[0], status[0])
+
+
+def test_scores_are_of_those_who_are_there() -> None:
+    lived = Lived(Waning(), 1 + max(LIVES), version=1)
+    rows, model = lived.rows, stirred_model(lived.spec, lived.tokenizer.vocab_size)
+    left = gone(rows.poses)
+
+    def scored(ticks: Transitions) -> dict[str, MetricRow]:
+        answers = ask(model, HeldOut(ticks, None))
+        return edit_scores(answers, lived.tokenizer) | event_scores(answers).metrics
+
+    scores = scored(rows)
+    # Whatever would be true of somebody who has left, nothing is better or worse for it.
+    for name, column in {"displacement": ELSEWHERE, "next_status": 7, "rewards": 3.0, "terminated": False}.items():
+        other = getattr(rows, name).copy()
+        other[left] = column
+        for metric, row in scored(replace(rows, **{name: other})).items():
+            # What follows is asked given what truly became of all agents, so bits of cells hear of it.
+            assert row == scores[metric] or metric.startswith("nll_bits"), (name, metric)
+    ours = ask(model, HeldOut(rows, None)).foretold["ours"].displacement == rows.displacement
+    assert scores["displacement"].value == pytest.approx(ours[~left].mean())
 
 
 def test_history_tells_no_place_of_an_agent_that_has_left() -> None:

@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import nn
 
-from learner.checkpoint import Manifest, load_newest, save_checkpoint
+from learner.checkpoint import Manifest, has_checkpoint, load_newest, save_checkpoint
 from learner.limiter import LimiterState
 from learner.replay import ShardState
 from learner.segments import Watermark
@@ -126,9 +126,11 @@ def test_damage_to_any_file_is_named_and_never_silently_passed_over(tmp_path: Pa
         path.write_bytes(data)
     else:
         path.write_bytes(data[:-5] if damage == "cut" else b"")
-    with pytest.raises(CheckpointError, match=f"step-00000200/{name}: .*step-00000100 is older and sound: allow older"):
+    advice = r"step-00000100 is older and sound: rename step-00000200 to step-00000200\.damaged"
+    with pytest.raises(CheckpointError, match=f"step-00000200/{name}: .*{advice}"):
         load_newest(tmp_path)
-    assert load_newest(tmp_path, allow_older=True).manifest.step == 100
+    path.parent.rename(tmp_path / "step-00000200.damaged")
+    assert load_newest(tmp_path).manifest.step == 100
 
 
 def test_when_no_checkpoint_is_sound_all_damage_is_told(tmp_path: Path) -> None:
@@ -136,9 +138,8 @@ def test_when_no_checkpoint_is_sound_all_damage_is_told(tmp_path: Path) -> None:
         load_newest(tmp_path)
     for step in (1, 2):
         (_save(tmp_path, step) / "model.safetensors").unlink()
-    for allow_older in (False, True):
-        with pytest.raises(CheckpointError, match=r"step-00000002.*step-00000001.*no sound checkpoint is left"):
-            load_newest(tmp_path, allow_older=allow_older)
+    with pytest.raises(CheckpointError, match=r"step-00000002.*step-00000001.*no sound checkpoint is left"):
+        load_newest(tmp_path)
 
 
 def test_a_save_that_died_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -161,8 +162,8 @@ def test_a_step_may_be_saved_again_and_dying_then_loses_nothing(tmp_path: Path) 
     # Died between the two renames.
     shutil.copytree(final, tmp_path / "step-00000100.partial")
     final.rename(tmp_path / "step-00000100.replaced")
+    assert has_checkpoint(tmp_path) and final.exists()
     assert load_newest(tmp_path).manifest.step == 100
-    assert final.exists()
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -175,8 +176,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_after_resuming_from_an_older_checkpoint_the_later_ones_are_set_aside(tmp_path: Path) -> None:
     _save(tmp_path, 100)
-    (_save(tmp_path, 200) / "model.safetensors").unlink()
-    assert load_newest(tmp_path, allow_older=True).manifest.step == 100
+    _save(tmp_path, 200)
     _save(tmp_path, 150)
     assert load_newest(tmp_path).manifest.step == 150
     assert _steps(tmp_path) == ["step-00000100", "step-00000150", "step-00000200.abandoned"]

@@ -110,6 +110,14 @@ def test_a_damaged_folder_is_refused_in_a_sentence(content: str, tmp_path: Path)
         read_run(tmp_path)
 
 
+def test_a_folder_that_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (file := tmp_path / "README.md").write_text("no folder")
+    (tmp_path / "run.json").mkdir()
+    for path in (file, tmp_path):
+        with pytest.raises(RunFolderError, match="--run-dir"):
+            read_run(path)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -53,6 +53,11 @@ def test_a_change_that_was_never_made_is_told_from_one_that_was_forgotten() -> N
     assert rows["xr_kept@8"].value == pytest.approx(2 / 3) and rows["xr_made@8"].copy_last == 0.0
 
 
+def test_where_no_dream_looks_at_what_should_have_grown_that_is_said() -> None:
+    scores = cross_agent_scores({8: _visits([CHANGED, 0, 0, OTHER, EMPTY, 0, 0], [EMPTY] * 4 + [0] * 3)})
+    assert "xr_growth_gap@8" not in scores.metrics and "looked at" in scores.notes()["xr_growth_gap@8"]
+
+
 def test_where_b_does_not_look_it_sees_nothing() -> None:
     rows = cross_agent_scores({8: _visits([CHANGED, 0, 0, OTHER, EMPTY, 0, CHANGED], [EMPTY] * 4 + [0] * 3)}).metrics
     assert rows["xr@8"].value == 0.25 and rows["xr_of_oracle@8"].value == 0.25

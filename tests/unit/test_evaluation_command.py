@@ -146,6 +146,13 @@ def test_a_report_has_one_shape_and_every_gap_in_it_a_reason(
     assert (tmp_path / "out" / "one-step.png").stat().st_size > 1000
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_played(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be made"):
+            judge(replace(REQUEST, source=run, out=out), as_json=True)
+
+
 def test_the_worst_episodes_are_filmed(run: Path, tmp_path: Path) -> None:
     judge(replace(REQUEST, source=run, protocol="rollout", out=tmp_path), as_json=False)
     assert len(list(tmp_path.glob("rollout-seed-*.gif"))) == 1 and (tmp_path / "rollout.png").exists()

@@ -268,6 +268,16 @@ def test_a_world_that_another_host_holds_is_reported_and_may_be_asked_for_again(
     assert other.adopt(there.worlds).ticks == {there.worlds[0]: 0}
 
 
+def test_a_world_of_another_model_or_of_other_agents_is_not_taken_and_the_others_live() -> None:
+    there = Neighbourhood()
+    strangers = [there.stranger("model", memory_size=MEMORY_SIZE + 1), there.stranger("agents", num_agents=3)]
+    host = there.host()
+    lost = host.adopt([*there.worlds, *strangers]).lost
+    assert [(each.world, each.error) for each in lost] == [(world, "EnvironmentUnusable") for world in strangers]
+    there.mailbox.put(1)
+    assert host.run_until(dict.fromkeys(there.worlds, 12), 60.0).ticks == dict.fromkeys(there.worlds, 12)
+
+
 def test_recurrent_memory_is_committed_with_every_tick() -> None:
     there = Neighbourhood(num_worlds=1)
     there.mailbox.put(1)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.kept_limiter import Debtor, KeptLimiter
+from actors.kept_limiter import Debtor, KeptLimiter, LimiterSettings
+from actors.limiter_actor import LimiterActor
+from actors.settings import to_text
 from learner.limiter import LimiterConfig, LimiterState
 from tests.host_cases import Clock
 from world.errors import ReplayError
@@ -72,3 +74,10 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / KeptLimiter.FILE).write_text("{")
     with pytest.raises(ReplayError, match="delete it"):
         KeptLimiter(CONFIG, tmp_path)
+
+
+def test_a_process_whose_counts_cannot_be_read_is_there_and_says_so_when_it_is_asked(tmp_path: Path) -> None:
+    (tmp_path / KeptLimiter.FILE).write_text("{")
+    actor = LimiterActor(to_text(LimiterSettings(directory=str(tmp_path), limiter=CONFIG)))
+    with pytest.raises(ReplayError, match=KeptLimiter.FILE):
+        actor.report()

@@ -106,14 +106,16 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
         learner.load_parts({"model": {}}, step=9, random_state=learner.random_state())
 
 
+@pytest.mark.parametrize("own_errors", [0.0, 0.3])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_gradient_that_is_no_number_is_left_out(value: float) -> None:
-    learner = _learner()
+def test_a_gradient_that_is_no_number_is_left_out(value: float, own_errors: float) -> None:
+    learner = _learner(own_errors=own_errors)
     learner.train_step(_columns())
     before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     moments = _cloned(_moments(learner))
     columns = _columns(1)
-    columns["rewards"] = np.full_like(columns["rewards"], value)
+    for name in ("rewards", "memory"):
+        columns[name] = np.full_like(columns[name], value)
     metrics = learner.train_step(columns)
     assert metrics.nonfinite and metrics.grad_norm == 0.0 and metrics.step == 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())

@@ -48,6 +48,18 @@ def test_what_is_not_counted_changes_nothing() -> None:
         assert f1(edit_counts(_tokens(guess), truth, last, counted)) == 1.0
 
 
+def test_rows_of_one_episode_are_drawn_together() -> None:
+    """Two worlds of fifty equal ticks each say as much as two numbers."""
+    rows, worlds = np.repeat([[0.0, 1.0], [1.0, 1.0]], 50, axis=0), np.repeat([7, 3], 50)
+    assert bootstrap(rows, mean_of, seed=0, episodes=worlds) == (0.5, 0.0, 1.0)
+    apart = bootstrap(rows, mean_of, seed=0)
+    assert apart[0] == 0.5 and 0.35 < apart[1] < 0.45 and 0.55 < apart[2] < 0.65
+    assert bootstrap(rows, mean_of, seed=0, episodes=np.arange(100)) == apart
+    # An episode of more rows weighs as many.
+    value, low, high = bootstrap(rows[:60], mean_of, seed=0, episodes=worlds[:60])
+    assert value == pytest.approx(1 / 6) and (low, high) == (0.0, 1.0)
+
+
 def test_predictors_are_ordered_by_what_they_know() -> None:
     """Copying, guessing some, guessing more, knowing."""
     rng = np.random.default_rng(0)

@@ -1,7 +1,12 @@
 """What pictures promise: the truth above, the dream below, from one tick and under the same actions."""
 
+from pathlib import Path
+
 import numpy as np
 
+from cluster.pictures import save_map_and_dream
+from cluster.presets import preset
+from tests.host_cases import Neighbourhood
 from tests.model_cases import CountingEnv, counting_ticker, counting_world
 from world.evaluation.pictures import dream_frames, map_image
 from world.live import fork_dream
@@ -63,3 +68,19 @@ def test_the_map_of_a_screen_is_all_screens_one_below_the_other() -> None:
     world, ticker = counting_world(env), counting_ticker(env)
     ticker.tick([world])
     assert map_image(world.snapshot, DiscreteTokenizer(env.spec.layout)).shape == (2 * VIEW_PX, 21, 3)
+
+
+def test_a_run_is_drawn_by_its_first_world_that_is_neither_deleted_nor_damaged(tmp_path: Path) -> None:
+    there = Neighbourhood(num_worlds=3)
+    host = there.host()
+    host.adopt(there.worlds)
+    host.run_until(dict.fromkeys(there.worlds, 3), 60.0)
+    host.stop()
+    deleted, damaged, whole = there.worlds
+    there.store.history().delete(deleted)
+    there.store._worlds[damaged].keyframes.clear()
+    lost = (there.store, (deleted, damaged), there.tokenizer, None, preset("smoke"), tmp_path)
+    assert not save_map_and_dream(*lost)
+    assert not list(tmp_path.iterdir())
+    assert save_map_and_dream(there.store, (deleted, damaged, whole), *lost[2:])
+    assert (tmp_path / "map.png").exists()

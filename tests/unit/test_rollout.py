@@ -1,6 +1,7 @@
 """What rollouts promise: hand-made episodes score what they must, and who knows more scores more."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def test_edits_since_the_fork_are_scored_by_part_and_horizon() -> None:
     assert rows["status_f1@8"].value == 0.0 and rows["status_f1@8"].ceiling == 1.0, "nobody foretold the status"
     assert rows["poses@1"].value == pytest.approx(2 / 3) and rows["poses@1"].oracle == pytest.approx(1 / 3)
     assert not scores.unexplained()
+
+
+def test_who_began_anew_is_nowhere_that_a_dream_could_be() -> None:
+    moment, nobody = _moment(8), np.zeros((0, 1), np.bool_)
+    scores = rollout_scores(
+        Rollouts(map_rows=2, moments={1: replace(moment, arrived=dict.fromkeys(moment.arrived, nobody))})
+    )
+    assert "poses@1" not in scores.metrics and "no episode" in scores.notes()["poses@1"]
 
 
 def test_skill_is_measured_against_what_a_replay_of_truth_would_reach() -> None:

@@ -19,7 +19,7 @@ from world.model.tokenizer_files import load_tokenizer, save_tokenizer
 from world.model.world_model import WorldModel
 from world.warmup import TOKENIZER_FILE, spec_of
 
-LAYOUT = homestead_rows()[0].layout
+SPEC = homestead_rows()[0]
 
 
 def _learner(*, seed: int, memory_size: int = 4) -> Learner:
@@ -52,7 +52,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_run_begins_with_anothers_averaged_weights_and_tokenizer_and_no_more(trained: Path, tmp_path: Path) -> None:
     start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
-    assert bring(str(trained), start, warmup, small_config(), LAYOUT) == 7
+    assert bring(str(trained), start, warmup, small_config(), SPEC) == 7
     assert load_tokenizer(warmup / TOKENIZER_FILE).digest == homestead_rows()[1].digest
     names = {path.name for path in start.iterdir()}
     assert names == {"average.safetensors", "manifest.json", TOKENIZER_FILE}
@@ -77,16 +77,25 @@ def test_going_on_from_trained_weights_is_done_at_a_tenth_of_the_peak_and_less_a
 def test_bringing_it_twice_is_bringing_it_once(trained: Path, tmp_path: Path) -> None:
     start, warmup = tmp_path / "run" / "start", tmp_path / "run" / "warmup"
     for _ in range(2):
-        bring(str(trained), start, warmup, small_config(), LAYOUT)
+        bring(str(trained), start, warmup, small_config(), SPEC)
     assert restore(start).step == 7 and sorted(path.name for path in start.parent.iterdir()) == ["start", "warmup"]
 
 
 def test_weights_of_another_model_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="other sizes"):
-        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(memory_size=5), LAYOUT)
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(memory_size=5), SPEC)
     assert not (tmp_path / "start").exists() and not (tmp_path / "warmup").exists()
     with pytest.raises(ConfigError, match="are seen as"):
-        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), replace(LAYOUT, rows=11))
+        bring(
+            str(trained),
+            tmp_path / "start",
+            tmp_path / "warmup",
+            small_config(),
+            replace(SPEC, layout=replace(SPEC.layout, rows=11)),
+        )
+    with pytest.raises(CheckpointError, match=r"this program builds \(dynamics\.action\.weight is"):
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), replace(SPEC, num_actions=99))
+    assert not (tmp_path / "start").exists() and not (tmp_path / "warmup").exists()
     with pytest.raises(CheckpointError, match="do not fit"):
         _learner(seed=2, memory_size=5).begin_from(restore(trained).weights, step=7)
 
@@ -96,14 +105,14 @@ def test_a_start_that_is_not_there_or_damaged_is_told(trained: Path, tmp_path: P
         start_path("no/such/folder")
     (trained / "checkpoints" / "step-00000007" / "average.safetensors").write_bytes(b"rot")
     with pytest.raises(CheckpointError, match="average"):
-        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), LAYOUT)
+        bring(str(trained), tmp_path / "start", tmp_path / "warmup", small_config(), SPEC)
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_what_is_shipped_fits_its_preset_and_is_small(name: str, tmp_path: Path) -> None:
     config = preset(name)
     spec = spec_of(config.env, config.num_agents)
-    bring(name, tmp_path / "start", tmp_path / "warmup", config.model, spec.layout)
+    bring(name, tmp_path / "start", tmp_path / "warmup", config.model, spec)
     restored = restore(tmp_path / "start", tokenizer=tmp_path / "warmup" / TOKENIZER_FILE)
     WorldModel(config.model, spec, restored.tokenizer.vocab_size).load_state_dict(restored.weights)
     assert sum(file.stat().st_size for file in start_path(name).iterdir()) <= 10_000_000

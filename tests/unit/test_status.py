@@ -1,10 +1,11 @@
 """What a run shows of itself is what its processes reported, across their deaths."""
 
+import io
 import json
 import math
 
 from actors.ports import HostReport
-from cluster.console import one_line
+from cluster.console import RunConsole, one_line
 from cluster.status import RunStatus, StatusBoard
 from learner.learner import Evaluation
 from learner.limiter import LimiterState
@@ -113,3 +114,14 @@ def test_a_moment_is_json_even_where_a_number_is_none() -> None:
 def test_a_moment_is_told_in_one_line() -> None:
     status: RunStatus = board(Clock()).status()
     assert "\n" not in one_line(status)
+
+
+def test_without_a_terminal_every_event_is_printed_once_however_many_there_are() -> None:
+    clock, out = Clock(), io.StringIO()
+    shown, console = board(clock), RunConsole(out, minutes=1, samples_per_insert=1.0, clock=clock)
+    for number in range(500):
+        shown.event(f"event {number}.")
+        if number % 50 == 49:
+            console.show(shown.status(), shown.events)
+    printed = [line for line in out.getvalue().splitlines() if line.startswith("event")]
+    assert printed == [f"event {number}." for number in range(500)]

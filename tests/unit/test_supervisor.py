@@ -13,7 +13,7 @@ from cluster.worlds import PlannedWorld
 from learner.learner import Evaluation
 from tests.fleet_cases import FAILURE, FakeFleet, Witness
 from tests.host_cases import Clock
-from world.errors import DiskFull, LivingWorldsError, StoreUnavailable
+from world.errors import CorruptRecord, DiskFull, LivingWorldsError, StoreError, StoreFull, StoreUnavailable
 from world.snapshot import WorldId
 from world.store.records import WorldRecord
 
@@ -35,6 +35,8 @@ class Stage:
         self.forked: list[WorldId] = []
         self.records: list[WorldRecord] = []
         self.store_away = False
+        self.unforkable: dict[WorldId, StoreError] = {}
+        """Dreams whose parents are no more, and what a fork of them meets."""
         self.ensured_store = 0
         self.supervisor = Supervisor(
             CONFIG,
@@ -56,6 +58,8 @@ class Stage:
         """Fork, if the store is there."""
         if self.store_away:
             raise StoreUnavailable("no answer")
+        if dream.world in self.unforkable:
+            raise self.unforkable[dream.world]
         self.forked.append(dream.world)
         return 7
 
@@ -160,6 +164,23 @@ def test_a_fork_that_finds_no_store_is_tried_again_after_the_store_is_back() -> 
     assert stage.ensured_store
 
 
+def test_a_dream_whose_parent_is_damaged_is_told_of_and_the_others_are_dreamed() -> None:
+    stage = Stage(num_dreams=3)
+    stage.unforkable[WorldId("d1")] = CorruptRecord("world 'w1': it does not verify")
+    stage.fleet.evaluation = Evaluation(20, {}, passed_gate=True)
+    stage.live(3)
+    assert stage.forked == ["d0", "d2"]
+    assert sum("dream-1 cannot be dreamed: world 'w1'" in event for event in stage.witness.events) == 1
+
+
+def test_a_store_without_room_for_a_dream_ends_the_run() -> None:
+    stage = Stage(num_dreams=1)
+    stage.unforkable[WorldId("d0")] = StoreFull("no memory left")
+    stage.fleet.evaluation = Evaluation(20, {}, passed_gate=True)
+    with pytest.raises(StoreFull):
+        stage.live(3)
+
+
 def test_a_world_that_cannot_be_hosted_is_left_out_with_its_reason_and_the_others_live() -> None:
     stage = Stage()
     broken = stage.worlds[0]
@@ -206,9 +227,10 @@ def test_a_process_that_met_a_mistake_of_ours_is_made_anew_and_one_that_does_so_
     stage.live(5)
     assert stage.hosted() == set(stage.worlds)
     assert len(stage.fleet.killed) == 1
-    stage.fleet.processes["host-0"].refusals = [FAILURE] * 10
-    with pytest.raises(LivingWorldsError, match="a mistake of ours"):
+    stage.fleet.processes["host-0"].fails_at_work = True
+    with pytest.raises(LivingWorldsError, match="host-0 fails again and again: KeyError"):
         stage.live(30)
+    assert len(stage.fleet.killed) == 1 + CONFIG.failures_in_a_row
 
 
 def test_stopping_goes_in_order_hosts_then_what_is_owed_then_the_checkpoint_then_the_shards() -> None:
@@ -303,6 +325,27 @@ def test_a_world_that_people_fork_is_hosted_soon_and_once() -> None:
     stage.live(12)
     assert stage.hosted() == {*stage.worlds, WorldId("guest")}
     assert stage.witness.guests == ["guest"]
+    # What is archived: on a server of others, theirs is not.
+    assert set(stage.supervisor.worlds) == {*stage.worlds, WorldId("guest")}
+
+
+def test_a_damaged_world_is_hosted_again_once_it_is_repaired_and_its_forks_are_meanwhile() -> None:
+    stage = Stage()
+    damaged, unusable, *others = stage.worlds
+    stage.fleet.cannot_host[damaged] = Lost(damaged, "CorruptRecord", "tick 4 fails its checksum")
+    stage.fleet.cannot_host[unusable] = Lost(unusable, "EnvironmentUnusable", "it is of another model")
+    stage.records = [
+        _record(damaged, kind="grounded", parent=None, status="quarantined"),
+        _record(unusable, kind="grounded", parent=None),
+        _record("fork", parent=damaged),
+    ]
+    stage.live(12)
+    assert stage.hosted() == {*others, WorldId("fork")}
+    del stage.fleet.cannot_host[damaged]
+    stage.records[0] = replace(stage.records[0], status="running")
+    stage.live(12)
+    assert stage.hosted() == {damaged, *others, WorldId("fork")}
+    assert sum(f"world {unusable}" in event for event in stage.witness.events) == 1
 
 
 def test_worlds_that_are_not_for_this_run_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 """`worlds train --start-from`: a wrong start spoils no folder, and a right one is gone on with at half the rate."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_a_start_that_does_not_fit_spoils_no_folder(
     folder = RunFolder.open(tmp_path)
     assert folder.stored() is None
     folder.close()
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'gpu' cannot be used here"):
+        train_recorded(replace(_request(tmp_path, None), device="gpu"), as_json=True)
+    assert not (tmp_path / "data").exists() and not (tmp_path / "warmup").exists()
 
 
 def test_weights_that_were_trained_before_are_trained_at_half_the_rate(tmp_path: Path) -> None:

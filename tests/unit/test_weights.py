@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from actors.weight_store_actor import WeightStoreActor
 from learner.weights import WeightSet, WeightStore, apply, flatten
 from world.errors import CheckpointError
 
@@ -146,3 +147,10 @@ def test_a_damaged_file_is_named_and_not_used(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=f"{WeightStore.FILE}: .*{message}"):
             WeightStore(tmp_path)
+
+
+def test_a_process_whose_weights_cannot_be_read_is_there_and_says_so_when_it_is_asked(tmp_path: Path) -> None:
+    (tmp_path / WeightStore.FILE).write_bytes(b"damaged")
+    actor = WeightStoreActor(str(tmp_path))
+    with pytest.raises(CheckpointError, match=WeightStore.FILE):
+        actor.report()

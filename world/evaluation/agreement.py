@@ -17,7 +17,7 @@ from world.envs.homestead.live_map import VIEW
 from world.envs.homestead.tiles import AGENT_CODE
 from world.evaluation.codes import CodeTable, is_agent, is_body
 from world.evaluation.metrics import Counts, MetricRow, Scores, mean_of, row_of
-from world.field import Uint16Array
+from world.field import IntpArray, Uint16Array
 
 _NOT_ASKED = "all of a screen is known as it truly is, to everybody"
 _COMPARED = "two dreams are compared"
@@ -94,14 +94,21 @@ def errors(views: Views, truth: Views) -> Counts:
     return np.stack([part.reshape(len(part), -1).sum(axis=1) for part in (missed, shared)], axis=1).astype(np.int64)
 
 
-def screen_scores(truth: Views, last: Views, dreams: Mapping[str, Mapping[str, Views]], *, seed: int = 0) -> Scores:
+def screen_scores(
+    truth: Views,
+    last: Views,
+    dreams: Mapping[str, Mapping[str, Views]],
+    *,
+    worlds: IntpArray | None = None,
+    seed: int = 0,
+) -> Scores:
     """Return on which share of the cells that two agents see after a tick their dreamed views differ.
 
     `last` is what each saw before the tick, taken for what it sees after it. `dreams` are told apart by how they are
     drawn ("likely", "sampled"), then by who dreams ("ours", "no_memory", "no_hubs"). `differ` is of all such cells,
     `differ_bodies` of those in which truth shows an agent or an animal; `wrong` is the share of them on which a view
     differs from truth. Rows `no_hubs` are of the same network whose hubs say nothing, and `hubs_spare` is by how much
-    more it differs.
+    more it differs. `worlds` (T,) is as in `HeldOut`.
     """
     upright, metrics = truth.north_up(), dict[str, MetricRow]()
     bodies = is_body(upright.codes)
@@ -115,13 +122,13 @@ def screen_scores(truth: Views, last: Views, dreams: Mapping[str, Mapping[str, V
             "wrong": {who: errors(views, upright) for who, views in read.items()},
         }
         for name, rows in found.items():
-            metrics[f"{name}_{how}"] = row_of(rows, _share, seed=seed, ceiling=None)
+            metrics[f"{name}_{how}"] = row_of(rows, _share, seed=seed, ceiling=None, episodes=worlds)
             if "no_hubs" in rows:
                 silent = rows | {"ours": rows["no_hubs"]}
-                metrics[f"{name}_{how}_no_hubs"] = row_of(silent, _share, seed=seed, ceiling=None)
+                metrics[f"{name}_{how}_no_hubs"] = row_of(silent, _share, seed=seed, ceiling=None, episodes=worlds)
         if "no_hubs" in everywhere:
             both = {"ours": np.concatenate([everywhere["no_hubs"], everywhere["ours"]], axis=1)}
-            metrics[f"hubs_spare_{how}"] = row_of(both, _spared, seed=seed, ceiling=None)
+            metrics[f"hubs_spare_{how}"] = row_of(both, _spared, seed=seed, ceiling=None, episodes=worlds)
     reasons = {"*.oracle": _NOT_ASKED, "hubs_spare*": _COMPARED}
     if not any("no_hubs" in of for of in dreams.values()):
         reasons["hubs"] = _NO_HUBS

@@ -59,7 +59,7 @@ def nll_by_age(answers: Answers, ages: Ages, vocab_size: int, *, seed: int = 0) 
         rows = {who: _sums(answer.cell_bits * counted, counted) for who, answer in answers.foretold.items()}
         copying = copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], counted, vocab_size)
         rows["copy_last"] = np.array([[copying, counted.sum()]], np.float64)
-        metrics[f"nll_bits@{name}"] = row_of(rows, mean_of, seed=seed, ceiling=None)
+        metrics[f"nll_bits@{name}"] = row_of(rows, mean_of, seed=seed, ceiling=None, episodes=answers.worlds)
     return Scores(metrics, {"nll_bits@*.ceiling": _NO_CEILING})
 
 

@@ -82,7 +82,8 @@ def limit_scores(answers: Answers, truth: CrafterTruth, *, seed: int = 0) -> Sco
     agents = np.full(len(answers.ticks), float(answers.ticks.num_agents))
 
     def per_agent(sums: Mapping[str, FloatArray]) -> MetricRow:
-        return row_of({n: np.stack([s, agents], axis=1) for n, s in sums.items()}, mean_of, seed=seed, ceiling=None)
+        rows = {who: np.stack([bits, agents], axis=1) for who, bits in sums.items()}
+        return row_of(rows, mean_of, seed=seed, ceiling=None, episodes=answers.worlds)
 
     cells = {who: told.cell_bits.astype(np.float64) for who, told in answers.foretold.items()}
     for name, inside in parts.items():
@@ -124,9 +125,10 @@ def _by_act(answers: Answers, seed: int) -> dict[str, MetricRow]:
         rows = acts.all(axis=1)
         if not rows.any():
             continue
+        worlds = None if answers.worlds is None else answers.worlds[rows]
         agents = np.full(int(rows.sum()), float(ticks.num_agents))
         bits = {who: np.stack([told.bits[rows], agents], axis=1) for who, told in answers.foretold.items()}
-        metrics[f"bits@{name}"] = row_of(bits, mean_of, seed=seed, ceiling=None)
+        metrics[f"bits@{name}"] = row_of(bits, mean_of, seed=seed, ceiling=None, episodes=worlds)
         right = {who: (told.displacement == ticks.displacement)[rows].ravel() for who, told in answers.foretold.items()}
         stayed = {"copy_last": (ticks.displacement[rows] == STAY).ravel()}
         metrics[f"displacement@{name}"] = share_row(right | stayed, ceiling=1.0)

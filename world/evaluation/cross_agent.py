@@ -76,8 +76,11 @@ def cross_agent_scores(visits: Mapping[int, Visits], *, seed: int = 0) -> Scores
             metrics[f"xr_unseen@{tau}"] = share_row(_right(found, unseen), ceiling=None)
         else:
             reasons[f"xr_unseen@{tau}"] = "a third agent has no time to come and go unseen"
-        if growing.any():
-            metrics[f"xr_growth_gap@{tau}"] = row_of(_growth(found, growing), _mean, seed=seed, ceiling=0.0)
+        gaps = _growth(found, growing)
+        if "ours" in gaps:
+            metrics[f"xr_growth_gap@{tau}"] = row_of(gaps, _mean, seed=seed, ceiling=0.0)
+        elif growing.any():
+            reasons[f"xr_growth_gap@{tau}"] = "nobody who came in the dreams looked at what should have grown"
     return Scores(metrics, reasons)
 
 

@@ -3,13 +3,16 @@
 Axes: T ticks, A agents.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
-from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray, Float32Array
 from world.evaluation.foretell import REWARD_EVENT
 from world.evaluation.metrics import Counts, FloatArray, Scores, brier, calibration_error, f1, merged, row_of
 from world.evaluation.one_step import Answers
+from world.field import IntpArray
 
 
 def event_scores(answers: Answers, *, seed: int = 0) -> Scores:
@@ -17,15 +20,15 @@ def event_scores(answers: Answers, *, seed: int = 0) -> Scores:
 
     Copying last expects no event. The F1 of events that never happened is not defined, and left out with the reason.
     """
-    ticks, foretold = answers.ticks, answers.foretold
-    given = np.abs(ticks.rewards) >= REWARD_EVENT
+    ticks, foretold, here = answers.ticks, answers.foretold, answers.here
+    given, ended = here & (np.abs(ticks.rewards) >= REWARD_EVENT), here & ticks.terminated
     right = {name: _same_reward(answer.rewards, ticks.rewards) for name, answer in foretold.items()}
-    rewards = {name: answer.reward_event for name, answer in foretold.items()}
-    endings = {name: answer.ending for name, answer in foretold.items()}
+    rewards = {name: here * answer.reward_event for name, answer in foretold.items()}
+    endings = {name: here * answer.ending for name, answer in foretold.items()}
     return merged(
         [
-            _scores("reward", rewards, given, right, seed),
-            _scores("termination", endings, ticks.terminated, dict.fromkeys(endings, ticks.terminated), seed),
+            _scores("reward", rewards, given, right, answers.worlds, seed),
+            _scores("termination", endings, ended, dict.fromkeys(endings, ended), answers.worlds, seed),
         ]
     )
 
@@ -43,19 +46,25 @@ def _same_reward(expected: Float32Array, given: Float32Array) -> BoolArray:
 
 
 def _scores(
-    name: str, believed: dict[str, Float32Array], happened: BoolArray, right: dict[str, BoolArray], seed: int
+    name: str,
+    believed: dict[str, Float32Array],
+    happened: BoolArray,
+    right: dict[str, BoolArray],
+    worlds: IntpArray | None,
+    seed: int,
 ) -> Scores:
     nothing = np.zeros(happened.shape, np.float32)
     pairs = {who: _pairs(belief, happened) for who, belief in (believed | {"copy_last": nothing}).items()}
     metrics = {
-        f"{name}_brier": row_of(pairs, lambda rows: brier(*_columns(rows)), seed=seed, ceiling=0.0),
-        f"{name}_calibration": row_of(pairs, lambda rows: calibration_error(*_columns(rows)), seed=seed, ceiling=0.0),
+        f"{name}_{how}": row_of(pairs, partial(_of_columns, score), seed=seed, ceiling=0.0, episodes=worlds)
+        for how, score in (("brier", brier), ("calibration", calibration_error))
     }
     if not happened.any():
         return Scores(metrics, {f"{name}_f1": f"no {name} was met in {happened.size} agent-ticks"})
     counts = {who: event_counts(belief >= 0.5, happened, right[who]) for who, belief in believed.items()}
     counts["copy_last"] = event_counts(nothing > 0, happened, happened)
-    return Scores({f"{name}_f1": row_of(counts, f1, seed=seed, ceiling=1.0), **metrics}, {})
+    found = row_of(counts, f1, seed=seed, ceiling=1.0, episodes=worlds)
+    return Scores({f"{name}_f1": found, **metrics}, {})
 
 
 def _pairs(believed: Float32Array, happened: BoolArray) -> FloatArray:
@@ -63,6 +72,6 @@ def _pairs(believed: Float32Array, happened: BoolArray) -> FloatArray:
     return np.stack([believed.astype(np.float64), happened.astype(np.float64)], axis=-1)
 
 
-def _columns(rows: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _of_columns(score: Callable[[FloatArray, BoolArray], float], rows: FloatArray) -> float:
     flat = rows.reshape(-1, 2)
-    return flat[:, 0], flat[:, 1] > 0
+    return score(flat[:, 0], flat[:, 1] > 0)

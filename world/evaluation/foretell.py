@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from world.envs.grounded import BoolArray, Float32Array, Int32Array
+from world.envs.grounded import BoolArray, Float32Array, Int32Array, gone
 from world.evaluation.metrics import FloatArray
 from world.field import UNSEEN, Uint16Array
 from world.model.heads import symexp
@@ -35,7 +35,7 @@ class Foretold:
     displacement: Int32Array
     """(T, A)"""
     bits: FloatArray
-    """(T,) of all observed cells, once each, status and displacements."""
+    """(T,) of all observed cells, once each, and of status and displacement of who has not left."""
     cell_bits: Float32Array
     """(T, A, H, W) of the true next token, given the true displacements and status; 0 where it was not observed."""
     asked: Float32Array
@@ -105,9 +105,10 @@ def _foretell(
         logits[surprised] = true.given(status=next_status[surprised]).token_logits()
     believed = torch.log_softmax(logits.float(), -1)
     cells = np.where(observed, _bits(believed, ticks.next_tokens), 0.0)
-    bits = _total(_bits(torch.log_softmax(moves, -1), ticks.displacement)) + _total(cells)
+    here = ~gone(ticks.poses)
+    bits = _total(here * _bits(torch.log_softmax(moves, -1), ticks.displacement)) + _total(cells)
     if status.shape[2]:
-        bits += _total(_bits(torch.log_softmax(status.float(), -1), ticks.next_status))
+        bits += _total(here[..., None] * _bits(torch.log_softmax(status.float(), -1), ticks.next_status))
     return (
         best.cpu().numpy().astype(np.uint16),
         best_status.cpu().numpy().astype(np.uint16),

@@ -29,7 +29,7 @@ def rule_scores(answers: Answers, rules_bits: Float32Array, table: CodeTable, *,
         who: np.stack([told.bits - summed(told.cell_bits, answers.observed & ~counted), rules], axis=1)
         for who, told in answers.foretold.items()
     }
-    row = row_of(rows, mean_of, seed=seed, ceiling=1.0)
+    row = row_of(rows, mean_of, seed=seed, ceiling=1.0, episodes=answers.worlds)
     return Scores(
         {"nll_of_rules": row}, {"nll_of_rules.copy_last": "copying believes in one rate of change everywhere"}
     )

@@ -3,7 +3,7 @@
 Copy-last: all is as it was last seen. No memory: the same model, told only what is in view. Oracle: the same model,
 told what is truly in every cell of its windows. Ceiling: the truth itself, through the tokenizer.
 
-Axes: n rows that may be resampled (ticks of a world), … cells within a row.
+Axes: n rows, each of an episode that may be resampled, … cells within a row.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
-from world.field import Uint16Array
+from world.field import IntpArray, Uint16Array
 
 Counts = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -67,11 +67,23 @@ def mean_of(rows: FloatArray) -> float:
 
 
 def bootstrap(
-    rows: NDArray[Number], statistic: Callable[[NDArray[Number]], float], *, seed: int, resamples: int = 200
+    rows: NDArray[Number],
+    statistic: Callable[[NDArray[Number]], float],
+    *,
+    seed: int,
+    episodes: IntpArray | None = None,
+    resamples: int = 200,
 ) -> tuple[float, float, float]:
-    """Return the statistic of rows (n, …) and its 95% percentile interval over resampled rows."""
+    """Return the statistic of rows (n, …) and its 95% percentile interval over resampled episodes.
+
+    `episodes` (n,) says which one each row is of: rows of one world share its map and its luck, and are drawn together.
+    None: each row is an episode.
+    """
     rng = np.random.default_rng(seed)
-    draws = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+    of = np.arange(len(rows)) if episodes is None else episodes
+    members = [np.flatnonzero(of == episode) for episode in np.unique(of)]
+    drawn = (rng.integers(len(members), size=len(members)) for _ in range(resamples))
+    draws = [statistic(rows[np.concatenate([members[i] for i in chosen])]) for chosen in drawn]
     low, high = np.percentile(draws, [2.5, 97.5])
     return statistic(rows), float(low), float(high)
 
@@ -137,12 +149,13 @@ def row_of(
     *,
     seed: int,
     ceiling: float | None,
+    episodes: IntpArray | None = None,
 ) -> MetricRow:
-    """Return the metric of episodes `ours` (E, …), bootstrapped over them, beside whichever baselines there are.
+    """Return the metric of rows `ours` (n, …) with its interval by `bootstrap`, beside whichever baselines there are.
 
     `ceiling` stands where nothing was measured under that name.
     """
-    value, low, high = bootstrap(rows["ours"], statistic, seed=seed)
+    value, low, high = bootstrap(rows["ours"], statistic, seed=seed, episodes=episodes)
     beside = {name: statistic(rows[name]) if name in rows else None for name in BASELINES}
     if beside["ceiling"] is None:
         beside["ceiling"] = ceiling

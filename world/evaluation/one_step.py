@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from world.envs.grounded import BoolArray, Float32Array
+from world.envs.grounded import BoolArray, Float32Array, gone
 from world.evaluation.foretell import Foretold, foretell
 from world.evaluation.metrics import (
     Counts,
@@ -20,7 +20,7 @@ from world.evaluation.metrics import (
     mean_of,
     row_of,
 )
-from world.field import NOW, UNSEEN, Uint16Array
+from world.field import NOW, UNSEEN, IntpArray, Uint16Array
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel
 from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions
@@ -34,6 +34,9 @@ class HeldOut:
     ticks: Transitions
     oracle: Uint16Array | None
     """(T, A, H, W) the true tokens of all window cells before each tick, where the environment can tell."""
+    worlds: IntpArray | None = None
+    """(T,) which world each tick is of, for intervals: those of one are resampled together. None: each is of its own.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,13 @@ class Answers:
     """(T, A, H, W) those of them that were known before, less changes by pure chance."""
     foretold: dict[str, Foretold]
     """By "ours", "no_memory" and "oracle", the latter two where they were asked and can be."""
+    worlds: IntpArray | None = None
+    """(T,) as in `HeldOut`."""
+
+    @property
+    def here(self) -> BoolArray:
+        """Which agents (T, A) have not left: of the others nothing is foretold."""
+        return ~gone(self.ticks.poses)
 
 
 def ask(model: WorldModel, held_out: HeldOut, *, baselines: bool = True, asked: Uint16Array | None = None) -> Answers:
@@ -59,7 +69,8 @@ def ask(model: WorldModel, held_out: HeldOut, *, baselines: bool = True, asked: 
         told["no_memory"] = without_memory(ticks)
         if held_out.oracle is not None:
             told["oracle"] = _with_truth(ticks, held_out.oracle)
-    return Answers(ticks, observed, counted, {n: foretell(model, t, observed, asked) for n, t in told.items()})
+    foretold = {name: foretell(model, ticks, observed, asked) for name, ticks in told.items()}
+    return Answers(ticks, observed, counted, foretold, held_out.worlds)
 
 
 def evaluate(
@@ -77,18 +88,20 @@ def evaluate(
 
 def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True, seed: int = 0) -> dict[str, MetricRow]:
     """Return the scores of `evaluate`; without `ceiling` nothing is drawn and read again."""
-    ticks, foretold = answers.ticks, answers.foretold
-    last, truth = ticks.tokens[..., 0], ticks.next_tokens
+    ticks, foretold, worlds = answers.ticks, answers.foretold, answers.worlds
+    last, truth, here = ticks.tokens[..., 0], ticks.next_tokens, answers.here
+    num_here = here.sum(axis=1)
 
     def edits(tokens: Uint16Array) -> Counts:
         return edit_counts(tokens, truth, last, answers.counted)
 
     def status_edits(tokens: Uint16Array) -> Counts:
-        return edit_counts(tokens, ticks.next_status, ticks.status, np.ones(ticks.status.shape, np.bool_))
+        counted = np.broadcast_to(here[..., None], ticks.status.shape)
+        return edit_counts(tokens, ticks.next_status, ticks.status, counted)
 
     def shares(displacement: NDArray[np.integer]) -> FloatArray:
-        right = displacement == ticks.displacement
-        return np.stack([right.sum(axis=1), np.full(len(right), right.shape[1])], axis=1).astype(np.float64)
+        right = here & (displacement == ticks.displacement)
+        return np.stack([right.sum(axis=1), num_here], axis=1).astype(np.float64)
 
     found = {name: edits(answer.tokens) for name, answer in foretold.items()} | {"copy_last": edits(last)}
     if ceiling:
@@ -96,32 +109,33 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
     moved = {name: shares(answer.displacement) for name, answer in foretold.items()}
     moved["copy_last"] = shares(np.full_like(ticks.displacement, STAY))
     rows = {
-        "changed_f1_known": row_of(found, f1, seed=seed, ceiling=None),
-        "displacement": row_of(moved, mean_of, seed=seed, ceiling=1.0),
+        "changed_f1_known": row_of(found, f1, seed=seed, ceiling=None, episodes=worlds),
+        "displacement": row_of(moved, mean_of, seed=seed, ceiling=1.0, episodes=worlds),
     }
     for name, among in {"nll_bits": answers.observed, "nll_bits_known": answers.observed & (last != UNSEEN)}.items():
         left_out = answers.observed & ~among
         bits = {
-            who: _per_agent(answer.bits - summed(answer.cell_bits, left_out), ticks.num_agents)
+            who: np.stack([answer.bits - summed(answer.cell_bits, left_out), num_here], axis=1)
             for who, answer in foretold.items()
         }
-        copying = _copying_bits(ticks, among, tokenizer.vocab_size) / ticks.actions.size
-        rows[name] = replace(row_of(bits, mean_of, seed=seed, ceiling=None), copy_last=copying)
+        copying = _copying_bits(ticks, among, here, tokenizer.vocab_size) / max(num_here.sum(), 1)
+        row = row_of(bits, mean_of, seed=seed, ceiling=None, episodes=worlds)
+        rows[name] = replace(row, copy_last=copying)
     if ticks.status.size:
         held = {name: status_edits(answer.status) for name, answer in foretold.items()}
         held["copy_last"] = status_edits(ticks.status)
-        rows["changed_f1_status"] = row_of(held, f1, seed=seed, ceiling=1.0)
+        rows["changed_f1_status"] = row_of(held, f1, seed=seed, ceiling=1.0, episodes=worlds)
     return rows
 
 
-def _copying_bits(ticks: Transitions, observed: BoolArray, vocab_size: int) -> float:
+def _copying_bits(ticks: Transitions, observed: BoolArray, here: BoolArray, vocab_size: int) -> float:
     """Return the bits of all that `nll_bits` asks, under "as it was, where it was"."""
     stayed = np.full(ticks.displacement.shape, STAY, np.uint16)
-    moved = ticks.displacement.astype(np.uint16)
+    moved, held = ticks.displacement.astype(np.uint16), np.broadcast_to(here[..., None], ticks.status.shape)
     return (
         copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], observed, vocab_size)
-        + copy_last_bits(ticks.next_status, ticks.status, np.ones(ticks.status.shape, np.bool_), vocab_size)
-        + copy_last_bits(moved, stayed, np.ones(moved.shape, np.bool_), NUM_DISPLACEMENTS + 1)
+        + copy_last_bits(ticks.next_status, ticks.status, held, vocab_size)
+        + copy_last_bits(moved, stayed, here, NUM_DISPLACEMENTS + 1)
     )
 
 
@@ -171,7 +185,3 @@ def _through_pixels(tokenizer: Tokenizer, truth: Uint16Array, status: Uint16Arra
 def summed(cell_bits: Float32Array, among: BoolArray) -> FloatArray:
     """Return the bits (T,) of the cells (T, A, H, W) chosen."""
     return np.where(among, cell_bits, 0.0).reshape(len(cell_bits), -1).sum(axis=1, dtype=np.float64)  # type: ignore[no-any-return]
-
-
-def _per_agent(bits: FloatArray, num_agents: int) -> FloatArray:
-    return np.stack([bits, np.full(len(bits), float(num_agents))], axis=1)

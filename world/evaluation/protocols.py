@@ -187,13 +187,13 @@ class Evaluation:
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
-        return self._report("one-step", merged(parts), len(record.rows))
+        return self._report("one-step", merged(parts), len(set(record.worlds)))
 
     def _questions(self) -> Report:
         record = self._recording()
         if not record.rows:
             return self._report("questions", Scores({}, {}), 0)
-        return self._report("questions", question_scores(self._model, record.held_out()[0]), len(record.rows))
+        return self._report("questions", question_scores(self._model, record.held_out()[0]), len(set(record.worlds)))
 
     def _agreement(self) -> Report:
         table = self._table
@@ -209,7 +209,8 @@ class Evaluation:
         known = self._stage.tokenizer.num_tokens
         # Only of homestead it is known who looks where, and its agents are solid.
         dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known, solid=True)
-        return self._report("agreement", screen_scores(truth, last, dreams), len(record.rows))
+        scores = screen_scores(truth, last, dreams, worlds=np.array(record.worlds))
+        return self._report("agreement", scores, len(set(record.worlds)))
 
     def _recording(self) -> Recording:
         """Return ticks of held-out worlds; of fewer, if it is interrupted."""

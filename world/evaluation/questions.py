@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world.envs.grounded import BoolArray
+from world.envs.grounded import BoolArray, gone
 from world.evaluation.foretell import bits_of, slots_of
 from world.evaluation.metrics import FloatArray, MetricRow, Scores, mean_of, row_of
 from world.evaluation.one_step import HeldOut, merged_once, without_memory
@@ -42,8 +42,9 @@ def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> S
     ticks = held_out.ticks
     observed = merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
     ours, forgetful = (_asked(model, told, observed) for told in (ticks, without_memory(ticks)))
-    common = np.bincount(ticks.actions.ravel()).argmax()
-    guessed = np.stack([(ticks.actions == common).sum(1), np.full(len(ticks), ticks.num_agents)], 1).astype(np.float64)
+    here = ~gone(ticks.poses)
+    common = np.bincount(ticks.actions[here]).argmax()
+    guessed = np.stack([(here & (ticks.actions == common)).sum(1), here.sum(1)], 1).astype(np.float64)
     by_frequency = _bits_by_frequency(ticks, observed)
     rows: dict[str, MetricRow] = {
         "inverse_accuracy": row_of(
@@ -51,17 +52,19 @@ def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> S
             mean_of,
             seed=seed,
             ceiling=None,
+            episodes=held_out.worlds,
         ),
         "filter_gain_bits": row_of(
             {"ours": ours.gain, "no_memory": forgetful.gain, "copy_last": np.zeros_like(ours.gain)},
             mean_of,
             seed=seed,
             ceiling=None,
+            episodes=held_out.worlds,
         ),
     }
     if ours.fill[:, 1].sum():
         found = {"ours": ours.fill, "no_memory": forgetful.fill, "copy_last": by_frequency}
-        rows["fill_bits"] = row_of(found, mean_of, seed=seed, ceiling=None)
+        rows["fill_bits"] = row_of(found, mean_of, seed=seed, ceiling=None, episodes=held_out.worlds)
     reasons = {
         "*.oracle": "who knows every cell has nothing to be asked",
         "inverse_accuracy.ceiling": "several actions may lead to the same",
@@ -80,7 +83,7 @@ def _asked(model: WorldModel, ticks: Transitions, observed: BoolArray) -> Told:
 
 
 def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    device, agents = model.device, ticks.num_agents
+    device, here = model.device, torch.from_numpy(~gone(ticks.poses)).to(model.device)
     slots = slots_of(ticks).to(device)
 
     def tensor(column: np.typing.NDArray[np.generic]) -> Tensor:
@@ -91,7 +94,7 @@ def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tup
     shown = torch.where(truth > 0, truth, model.mask)
     everything = Query(slots, None, moved, shown, tensor(ticks.next_status))
     named = model.answer(everything).action_logits().argmax(-1)
-    inverse = _tally((named == actions).sum(1), torch.full((len(ticks),), agents))
+    inverse = _tally((here & (named == actions)).sum(1), here.sum(1))
 
     forward = model.answer(Query(slots, actions, moved))
     bits = bits_of(torch.log_softmax(forward.token_logits().float(), -1), truth)
@@ -102,7 +105,7 @@ def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tup
     told = forward.given(tokens=torch.where(half, shown, model.mask))
     asked = seen & ~half & (slots.tokens[..., 0] != UNSEEN)
     saved = torch.where(asked, bits - bits_of(torch.log_softmax(told.token_logits().float(), -1), truth), 0.0)
-    return inverse, fill, _tally(saved.sum((1, 2, 3)), torch.full((len(ticks),), agents))
+    return inverse, fill, _tally(saved.sum((1, 2, 3)), here.sum(1))
 
 
 def _tally(found: Tensor, of: Tensor) -> FloatArray:

@@ -80,6 +80,9 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
             metrics[f"status_f1@{k}"] = row_of(_edits(record, moment, _status), f1, seed=seed, ceiling=None)
         if record.map_rows:
             hits = {name: arrived.ravel() for name, arrived in moment.arrived.items()}
+            if not hits["ours"].size:
+                reasons[f"poses@{k}"] = "no episode lasted that long"
+                continue
             metrics[f"poses@{k}"] = share_row(hits, ceiling=1.0)
             if "replay" in hits:
                 reasons[f"poses@{k}"] = REPLAYED.format(hits["replay"].mean())

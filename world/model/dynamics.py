@@ -191,6 +191,7 @@ class Dynamics(nn.Module):
         self.heard = nn.Linear(2 * width, width)
         self.encounters = Encounters(width, config.hidden, num_actions) if has_pose else None
         self.reach = Reach(width, config.hidden, config.token_width) if has_pose else None
+        self.holdings = config.global_block()
         self.status_block = GatedMLP(width, config.hidden)
         self.appearance = nn.Linear((1 + status_cells) * config.token_width, config.token_width, bias=False)
         with torch.no_grad():
@@ -224,6 +225,9 @@ class Dynamics(nn.Module):
         appearance = self._appearance(slots)
         agents = agents + self.looks(appearance)
         if status.shape[1]:
+            # What one would hand over is the most of what one has: a comparison, which no sum makes.
+            nowhere = slots.poses.new_zeros(*status.shape[:2], 2)
+            status = self.holdings(status, status[:, :0], nowhere, nowhere[:, :0])
             agents = agents + self.status_mix(status.flatten(1))
         cells = self._place(cells, slots, self.presence(agents), slots.poses)
         for block in self.encoder:

@@ -1,11 +1,24 @@
-"""What is computed in: bfloat16 where the hardware multiplies it, else float32."""
+"""What is computed on, and in: bfloat16 where the hardware multiplies it, else float32."""
 
 from functools import cache
 from typing import Literal
 
 import torch
 
+from world.errors import ConfigError
+
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def check_device(name: str) -> None:
+    """Raises `ConfigError` for a device that this machine, or this build of torch, does not have."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({why}); use a machine that has it, or name another, as cpu"
+        ) from error
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:

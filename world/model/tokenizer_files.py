@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from world.durable import write_file
 from world.envs.grounded import ViewLayout
 from world.errors import CheckpointError
 from world.model.fsq import FsqTokenizer
@@ -17,7 +18,7 @@ from world.model.tokenizer import DiscreteTokenizer, PatchTokenizer, Tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a tokenizer; the file appears whole or not at all."""
+    """Write a tokenizer; the file appears whole or not at all, for all worlds are of its tokens. Raises `DiskFull`."""
     kinds = {PatchTokenizer: "patch", DiscreteTokenizer: "discrete", FsqTokenizer: "fsq"}
     about = {
         "kind": kinds[type(tokenizer)],
@@ -26,9 +27,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
         "layout": json.dumps(asdict(tokenizer.layout)),
     }
     about["checksum"] = _checksum(about)
-    unfinished = path.with_suffix(".part")
-    save_file({name: np.ascontiguousarray(array) for name, array in tokenizer.arrays().items()}, unfinished, about)
-    unfinished.replace(path)
+    write_file(path, save({name: np.ascontiguousarray(array) for name, array in tokenizer.arrays().items()}, about))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

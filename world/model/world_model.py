@@ -3,6 +3,7 @@
 Axes: B worlds, A agents, N = B·A windows, L ticks, D components of recurrent memory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -37,7 +38,7 @@ class WorldModelConfig:
 
 
 def tiny() -> WorldModelConfig:
-    """About 2.3M parameters: learns a tile world in minutes on two CPU cores."""
+    """About 2.4M parameters: learns a tile world in minutes on two CPU cores."""
     return WorldModelConfig()
 
 
@@ -147,6 +148,16 @@ class WorldModel(nn.Module):
         seen, status = _mean_of(newest, table), _mean_of(slots.status, table)
         done = self.dynamics.action(actions)
         return torch.cat([near, seen, status, done, symlog(rewards)[..., None]], dim=-1)
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str:
+        """Return what of these weights does not fit this model; nothing, if all do."""
+        own = self.state_dict()
+        if missing := sorted(own.keys() - weights.keys()):
+            return f"{missing[0]} is missing"
+        if unknown := sorted(weights.keys() - own.keys()):
+            return f"{unknown[0]} is unknown"
+        shapes = ((name, tuple(weights[name].shape), tuple(tensor.shape)) for name, tensor in own.items())
+        return next((f"{name} is {its}, not {mine}" for name, its, mine in shapes if its != mine), "")
 
     def num_parameters(self) -> int:
         """Parameters of all parts."""

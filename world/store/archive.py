@@ -1,6 +1,7 @@
 """The archive: a folder of segment files for each world, named by their content, and never changed.
 
-A world that keeps what was another's shares its files by hard links, so that either may be deleted alone.
+A world that keeps what was another's shares its files by hard links, so that either may be deleted alone. What the
+file system refuses is a `StoreError` that names the path, and `DiskFull` where it is for want of space.
 """
 
 import errno
@@ -10,10 +11,11 @@ import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from world.errors import CorruptRecord, DiskFull, NoHistory
+from world.errors import CorruptRecord, DiskFull, NoHistory, StoreError
 from world.snapshot import WorldId
 from world.store.keys import check_world_id
 from world.store.past import SegmentRef
@@ -38,41 +40,42 @@ class Archive:
         self._cached: OrderedDict[str, Segment] = OrderedDict()
 
     def write(self, world: WorldId, segment: Segment) -> SegmentRef:
-        """Store a segment durably; harmless if it is there. Raises `DiskFull`, and nothing is there then."""
+        """Store a segment durably; harmless if it is there. What is refused leaves nothing there."""
         data = encode_segment(segment)
         ref = SegmentRef(segment.first, segment.last, content_name(data))
         self.put(world, ref, data)
         return ref
 
     def put(self, world: WorldId, ref: SegmentRef, data: bytes) -> None:
-        """Store a segment's file durably; harmless if it is there. Raises `DiskFull`."""
+        """Store a segment's file durably; harmless if it is there."""
         assert ref.name == content_name(data)
         path = self._path(world, ref)
         partial = path.with_suffix(".partial")
-        try:
-            self._make_folder(world)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"{path}: no space for {len(data):,} bytes; free some on that disk") from error
-            raise
-        _sync(path.parent)
+        with _refusals_told(path):
+            try:
+                self._make_folder(world)
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            except OSError:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
+            _sync(path.parent)
 
     def file(self, world: WorldId, ref: SegmentRef) -> bytes:
         """Return a segment's file, the name of which its content has. Raises `NoHistory`, `CorruptRecord`."""
         path = self._path(world, ref)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise NoHistory(
-                f"world {world!r}: ticks {ref.first} to {ref.last} are archived, and {path} is not there;"
-                " name the run folder that has the archive with --run-dir, or restore the file"
-            ) from None
+        with _refusals_told(path):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                raise NoHistory(
+                    f"world {world!r}: ticks {ref.first} to {ref.last} are archived, and {path} is not there;"
+                    " name the run folder that has the archive with --run-dir, or restore the file"
+                ) from None
         if content_name(data) != ref.name:
             raise CorruptRecord(f"world {world!r}: {path} is not what its name says; restore it from a backup")
         return data
@@ -101,39 +104,44 @@ class Archive:
     def share(self, ref: SegmentRef, *, of: WorldId, with_: WorldId) -> None:
         """Give a world the file that another has; harmless if it has it. Raises `NoHistory`."""
         target = self._path(with_, ref)
-        if target.exists():
-            return
-        self._make_folder(with_)
-        try:
-            os.link(self._path(of, ref), target)
-        except FileExistsError:
-            return
-        except OSError:
-            # No hard links on this file system, or no such file, which is told as such.
-            self.put(with_, ref, self.file(of, ref))
-        _sync(target.parent)
+        with _refusals_told(target):
+            if target.exists():
+                return
+            self._make_folder(with_)
+            try:
+                os.link(self._path(of, ref), target)
+            except FileExistsError:
+                return
+            except OSError:
+                # No hard links on this file system, or no such file, which is told as such.
+                self.put(with_, ref, self.file(of, ref))
+            _sync(target.parent)
 
     def keep_aside(self, world: WorldId, name: str, data: bytes) -> Path:
         """Store bytes that are no segment beside a world's segments, and return where."""
-        self._make_folder(world)
         path = self.directory / world / name
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(path.parent)
+        with _refusals_told(path):
+            self._make_folder(world)
+            with path.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(path.parent)
         return path
 
     def remove(self, world: WorldId) -> None:
         """Delete all that is archived of a world; harmless if nothing is."""
         check_world_id(world)
         folder = self.directory / world
-        if folder.exists():
-            shutil.rmtree(folder)
+        with _refusals_told(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def discard(self, world: WorldId, ref: SegmentRef) -> None:
         """Delete one segment's file; harmless if it is not there."""
-        self._path(world, ref).unlink(missing_ok=True)
+        path = self._path(world, ref)
+        with _refusals_told(path):
+            path.unlink(missing_ok=True)
         self._cached.pop(ref.name, None)
 
     def sweep(self, world: WorldId, keep: Collection[SegmentRef], archived_to: int) -> int:
@@ -143,24 +151,29 @@ class Archive:
         what is archived stays: after a loss of the store, it may be all that is left of them.
         """
         names, cutoff, num = {ref.name for ref in keep}, time.time() - _ORPHAN_AFTER_S, 0
-        for path in self._files(world):
-            if (path.stem in names and path.suffix == _SUFFIX) or path.stat().st_mtime >= cutoff:
+        for path, there in self._files(world):
+            if (path.stem in names and path.suffix == _SUFFIX) or there.st_mtime >= cutoff:
                 continue
-            if path.suffix == _SUFFIX and _last_tick(path) > archived_to:
-                continue
-            path.unlink(missing_ok=True)
+            with _refusals_told(path):
+                if path.suffix == _SUFFIX and _last_tick(path) > archived_to:
+                    continue
+                path.unlink(missing_ok=True)
             num += 1
         return num
 
     def num_bytes(self, world: WorldId) -> int:
         """Return how much is archived of a world."""
-        return sum(path.stat().st_size for path in self._files(world))
+        return sum(there.st_size for _, there in self._files(world))
 
-    def _files(self, world: WorldId) -> list[Path]:
-        folder = self.directory / world
-        if not folder.is_dir():
-            return []
-        return [path for path in folder.iterdir() if path.suffix in (_SUFFIX, ".partial") and _NAME.match(path.stem)]
+    def _files(self, world: WorldId) -> list[tuple[Path, os.stat_result]]:
+        folder, found = self.directory / world, list[tuple[Path, os.stat_result]]()
+        with _refusals_told(folder), suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                if path.suffix in (_SUFFIX, ".partial") and _NAME.match(path.stem):
+                    # Whoever else archives, or deletes, this world may remove it meanwhile.
+                    with suppress(FileNotFoundError):
+                        found.append((path, path.stat()))
+        return found
 
     def _path(self, world: WorldId, ref: SegmentRef) -> Path:
         check_world_id(world)
@@ -179,8 +192,19 @@ class Archive:
 def _last_tick(path: Path) -> int:
     try:
         return decode_segment(path.read_bytes()).last
-    except CorruptRecord:
+    except (CorruptRecord, FileNotFoundError):
         return -1
+
+
+@contextmanager
+def _refusals_told(path: Path) -> Iterator[None]:
+    """Raise `DiskFull`, or a `StoreError`, in place of the file system's own error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space; free some on that disk") from error
+        raise StoreError(f"{path}: it cannot be used ({error.strerror}); mend that, then repeat") from error
 
 
 def _sync(directory: Path) -> None:

@@ -140,7 +140,7 @@ class InProcessWorldStore:
     def load(self, world: WorldId) -> tuple[WorldRecord, Snapshot, tuple[TickEffects, ...]]:
         """Return the record, the snapshot at its newest valid keyframe, and the effects from there to the last tick.
 
-        Every digest is verified. Raises `UnknownWorld`, `CorruptRecord`.
+        Every digest is verified. Raises `UnknownWorld`, also for one that was deleted, and `CorruptRecord`.
         """
         with self._lock:
             held = self._world(world)
@@ -153,6 +153,8 @@ class InProcessWorldStore:
                 return record, *restore(keyframes[at], at, entries, record.tick, digest)
             except CorruptRecord as error:
                 broken = broken or error
+        if held.gone:
+            raise refusal(world, ("GONE",))
         raise CorruptRecord(f"world {world!r}: no keyframe and log lead to tick {record.tick}: {broken}")
 
     def effects(self, world: WorldId, first: int, last: int) -> Iterator[TickEffects]:

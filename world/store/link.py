@@ -85,7 +85,7 @@ class Link:
     def __init__(self, url: str, *, durability: Durability, timeout_s: float, inspected: bool = True) -> None:
         """Connect with the first call. Not `inspected`: for users who may not, and who write no worlds."""
         self._durability, self._timeout_s = durability, timeout_s
-        self._where = _without_password(url)
+        self._where = without_password(url)
         self.identity: str | None = None
         """Name of the data set, the same as long as it has not been wiped."""
         _check_tls(url)
@@ -249,15 +249,16 @@ def _check_tls(url: str) -> None:
     options = dict(parse_qsl(urlsplit(url).query))
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         if name in options and not Path(options[name]).is_file():
-            raise ConfigError(f"store URL {_without_password(url)!r}: there is no file {options[name]!r} for {name}")
+            raise ConfigError(f"store URL {without_password(url)!r}: there is no file {options[name]!r} for {name}")
     if options.get("ssl_cert_reqs", "required") != "required" or options.get("ssl_check_hostname", "true") != "true":
         raise ConfigError(
-            f"store URL {_without_password(url)!r} would trust whoever answers; remove ssl_cert_reqs and"
+            f"store URL {without_password(url)!r} would trust whoever answers; remove ssl_cert_reqs and"
             " ssl_check_hostname, and name the authority: ssl_ca_certs=FILE"
         )
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return a store's URL as it may be shown."""
     # Between the first colon and the last @, or, for sockets, among the options.
     return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(://[^/@:]*:)[^@/]*@", r"\1***@", url))
 

@@ -98,7 +98,7 @@ class WorldStore(Protocol):
     def load(self, world: WorldId) -> tuple[WorldRecord, Snapshot, tuple[TickEffects, ...]]:
         """Return the record, the snapshot at its newest keyframe, and the effects from there to the last tick.
 
-        Every digest is verified. Raises `UnknownWorld`, `CorruptRecord`.
+        Every digest is verified. Raises `UnknownWorld`, also for one that was deleted, and `CorruptRecord`.
         """
 
     def effects(self, world: WorldId, first: int, last: int) -> Iterator[TickEffects]:

@@ -181,7 +181,7 @@ class RedisWorldStore:
     def load(self, world: WorldId) -> tuple[WorldRecord, Snapshot, tuple[TickEffects, ...]]:
         """Return the record, the snapshot at its newest valid keyframe, and the effects from there to the last tick.
 
-        Every digest is verified. Raises `UnknownWorld`, `CorruptRecord`.
+        Every digest is verified. Raises `UnknownWorld`, also for one that was deleted, and `CorruptRecord`.
         """
         broken: CorruptRecord | None = None
         below: bytes = b"+inf"
@@ -207,8 +207,12 @@ class RedisWorldStore:
                 return record, *restore(keyframe, at, entries, record.tick, digest)
             except CorruptRecord as error:
                 broken = broken or error
-        tick = self.record(world).tick
-        raise CorruptRecord(f"world {world!r}: no keyframe and log lead to tick {tick}: {broken or 'no keyframe'}")
+        record = self.record(world)
+        if record.status == "deleted":
+            raise refusal(world, ("GONE",))
+        raise CorruptRecord(
+            f"world {world!r}: no keyframe and log lead to tick {record.tick}: {broken or 'no keyframe'}"
+        )
 
     def effects(self, world: WorldId, first: int, last: int) -> Iterator[TickEffects]:
         """Yield the logged effects of ticks first … last, as far as the log still reaches. Raises `CorruptRecord`."""

@@ -32,6 +32,8 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
     code, *details = answer
     if code == "NO_WORLD":
         return UnknownWorld(f"world {world!r}: the store has no world of this id")
+    if code == "GONE":
+        return UnknownWorld(f"world {world!r}: it was deleted, and its history with it")
     if code == "FENCED":
         epoch, owner = details
         return Fenced(f"world {world!r}: it is in epoch {epoch}, owned by {owner or 'nobody'}; drop it and reload")

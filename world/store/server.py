@@ -311,6 +311,38 @@ class EmbeddedServer:
         return " / ".join(lines[-3:]) or "its log is empty"
 
 
+@contextlib.contextmanager
+def shared_server(directory: Path, durability: Durability = "disk") -> Iterator[EmbeddedServer]:
+    """Yield the server of a directory, started if need be, and stop it in the end unless somebody else shares it.
+
+    Raises as `EmbeddedServer` and its `start` do.
+    """
+    server = EmbeddedServer(directory, durability)
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        users = os.open(directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Before the server is looked for: one that is being stopped is waited for, and then started anew.
+        fcntl.flock(users, fcntl.LOCK_SH)
+        server.start()
+        try:
+            yield server
+        finally:
+            if _is_alone(users):
+                server.stop()
+    finally:
+        os.close(users)
+
+
+def _is_alone(users: int) -> bool:
+    """Take the lock of all who share a server for oneself; return False if another holds it, too."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _try_lock(path: Path) -> int | None:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

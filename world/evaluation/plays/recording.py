@@ -40,6 +40,8 @@ class Recording:
     """What was recorded, as far as it went."""
 
     rows: list[Transitions] = field(default_factory=list)
+    worlds: list[int] = field(default_factory=list)
+    """Which of the worlds each row is of."""
     truths: list[Uint16Array] = field(default_factory=list)
     of_token: list[Int32Array] = field(default_factory=list)
     unseen_for: list[Int32Array] = field(default_factory=list)
@@ -53,7 +55,8 @@ class Recording:
     def held_out(self) -> tuple[HeldOut, Ages]:
         """Return the ticks as columns. There must be one at least."""
         truths = np.stack(self.truths) if len(self.truths) == len(self.rows) else None
-        return HeldOut(Transitions.stack(self.rows), truths), Ages(np.stack(self.of_token), np.stack(self.unseen_for))
+        ages = Ages(np.stack(self.of_token), np.stack(self.unseen_for))
+        return HeldOut(Transitions.stack(self.rows), truths, np.array(self.worlds)), ages
 
 
 def record_ticks(
@@ -72,12 +75,12 @@ def record_ticks(
         known = [_known(stage, world) for world in worlds]
         before = [_kinds(stage, world) for world in worlds]
         ruled = [_Ruled.of(stage, world) for world in worlds]
-        for world, kinds, rules, (truth, of_token, unseen_for), done in zip(
-            worlds, before, ruled, known, stage.ticker.tick(worlds), strict=True
-        ):
+        ticked = zip(worlds, before, ruled, known, stage.ticker.tick(worlds), strict=True)
+        for number, (world, kinds, rules, (truth, of_token, unseen_for), done) in enumerate(ticked):
             if done.row is None:
                 continue
             record.rows.append(done.row)
+            record.worlds.append(number)
             record.of_token.append(of_token)
             record.unseen_for.append(unseen_for)
             if truth is not None:

@@ -118,6 +118,8 @@ def _moment(
     others = cast.followers(told)
     arrived = {name: _arrived(worlds, poses) for name, worlds in others.items()}
     arrived["copy_last"] = np.stack([(start.poses == at).all(axis=1) for start, at in zip(started, poses, strict=True)])
+    # Nobody is where truth's agents are who began anew.
+    arrived = {name: hits[going] for name, hits in arrived.items()}
     truth = _views(truths, truths)
     answers = {name: _views(worlds, truths) for name, worlds in others.items()}
     return Moment(last, truth, np.stack(counted), answers | {"ceiling": stage.through_pixels(truth)}, arrived)
