@@ -125,6 +125,19 @@ def test_a_dream_that_follows_the_rules_shows_b_what_a_did() -> None:
     assert rows["xr_restored_identical@40"].value == 0.0
 
 
+def test_a_place_that_is_first_seen_when_it_should_have_been_changed_is_not_changed_in_time() -> None:
+    play = VisitPlay()
+    play_visits(
+        homestead_stage("homestead:32x32x4"),
+        play,
+        seeds=[0],
+        delays=[8],
+        reviver=None,
+        progress=lambda *_: None,
+    )
+    assert play.failed == 1, "in this world A comes five ticks late, from where nobody had looked at the place"
+
+
 def test_a_change_that_a_made_too_late_is_no_visit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("world.evaluation.plays.visit_plans.EDIT_AT", EDIT_AT + 3)
     late, _ = _played(8, sees=True)

@@ -113,7 +113,7 @@ class _Delay:
                 forget(world)
             if tick == 0:
                 changed = self._shown(self._truths)
-                self._acted = changed != self._before
+                self._acted = (self._before != UNSEEN) & (changed != self._before)
                 self._made = {name: self._shown(worlds) == changed for name, worlds in self._edited.items()}
             watched += [_anybody_sees(world, *place) for world, place in zip(self._truths, self._places, strict=True)]
             progress(f"visits after {self._tau}", tick / ticks)
