@@ -20,7 +20,7 @@ from actors.inboxes import HostInboxes, asked_of
 from actors.outbox import ChunkOutbox
 from actors.ports import HostReport, InsertLimiter, Lost, ReplaySink, WeightsSource
 from world.envs.grounded import Int32Array
-from world.errors import CorruptRecord, EnvironmentUnusable, LivingWorldsError, StoreFull, StoreUnavailable
+from world.errors import CorruptRecord, EnvironmentUnusable, LivingWorldsError, NewerSchema, StoreFull, StoreUnavailable
 from world.live import LiveWorld, resume
 from world.snapshot import Snapshot, TickEffects, WorldId
 from world.store.inbox import Inbox
@@ -172,6 +172,8 @@ class WorldHost:
             live = self._revive(record, snapshot, effects)
             # After taking it: from now on nobody else moves its cursor.
             inbox = self._inboxes.progress(world)
+        except NewerSchema:
+            raise
         except CorruptRecord:
             # A person decides what becomes of it; until then nobody need try again.
             self._store.set_status(world, "quarantined")

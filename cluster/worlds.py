@@ -11,7 +11,7 @@ import msgspec
 from cluster.config import RunConfig
 from world.durable import write_file
 from world.envs.grounded import EnvSpec
-from world.errors import CheckpointError, CorruptRecord, UnknownWorld
+from world.errors import CheckpointError, CorruptRecord, NewerSchema, UnknownWorld
 from world.live import fork_dream
 from world.snapshot import Kind, Snapshot, WorldId
 from world.store.past import HistoricStore
@@ -88,6 +88,8 @@ def settle_worlds(
         for planned in worlds:
             try:
                 record = store.record(planned.world)
+            except NewerSchema:
+                raise
             except CorruptRecord:
                 # Its host quarantines it; the others are as they were.
                 continue

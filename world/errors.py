@@ -94,3 +94,7 @@ class InboxFull(StoreError):
 
 class CorruptRecord(StoreError):
     """Stored bytes fail their checksum, their schema, or the digest chain."""
+
+
+class NewerSchema(CorruptRecord):
+    """Stored bytes are of a newer program than this one, and as sound as they were."""

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from tests.integration.store_suite import NONCE, OTHER_NONCE, born, commit_one
 from tests.store_cases import LivingField, record_of
-from world.errors import CorruptRecord, Fenced, StoreUnavailable, UnknownWorld
+from world.errors import CorruptRecord, Fenced, NewerSchema, StoreUnavailable, UnknownWorld
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.acl import HOST_ACL
@@ -166,8 +166,9 @@ def test_a_record_that_makes_no_sense_is_corrupt(store: RedisWorldStore, raw: An
         each = WorldId(f"{world}-{name}")
         born(store, each)
         raw.hset(keys.meta(each), name, value)
-        with pytest.raises(CorruptRecord, match=each):
+        with pytest.raises(CorruptRecord, match=each) as raised:
             store.record(each)
+        assert isinstance(raised.value, NewerSchema) == (name == "sv"), "what is newer is sound"
         store.set_status(each, "deleted")
     assert not [record for record in store.records() if record.world.startswith(world)]
 

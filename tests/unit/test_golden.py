@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from world.errors import CorruptRecord
+from world.errors import CorruptRecord, NewerSchema
 from world.store import upgrade
 from world.store.codec import decode_effects, decode_snapshot, effects_of, snapshot_of
 from world.store.segment import decode_segment
@@ -81,6 +81,8 @@ def test_unknown_versions_and_content_that_no_upgrade_takes_are_corrupt() -> Non
     for payload in (b"", b"\0", b"\x03\xc0"):
         with pytest.raises(CorruptRecord, match="schema"):
             upgraded("thing", payload, [upgrade.unchanged])
+    with pytest.raises(NewerSchema, match="use the one that wrote it"):
+        upgraded("thing", b"\x03\xc0", [upgrade.unchanged])
     for body in (b"\xc1", msgspec.msgpack.encode([])):
         with pytest.raises(CorruptRecord, match="cannot be brought"):
             upgraded("thing", b"\1" + body, [lambda fields: [fields[3]]])

@@ -4,7 +4,8 @@ import pytest
 
 from learner.limiter import LimiterConfig
 from tests.host_cases import LOST, MEMORY_SIZE, NUM_AGENTS, Neighbourhood
-from world.errors import DiskFull, StoreFull
+from world.errors import CorruptRecord, DiskFull, NewerSchema, StoreFull
+from world.snapshot import WorldId
 
 FAR = 10_000
 
@@ -276,6 +277,21 @@ def test_a_world_of_another_model_or_of_other_agents_is_not_taken_and_the_others
     assert [(each.world, each.error) for each in lost] == [(world, "EnvironmentUnusable") for world in strangers]
     there.mailbox.put(1)
     assert host.run_until(dict.fromkeys(there.worlds, 12), 60.0).ticks == dict.fromkeys(there.worlds, 12)
+
+
+@pytest.mark.parametrize(("error", "status"), [(CorruptRecord, "quarantined"), (NewerSchema, "running")])
+def test_only_what_is_damaged_is_quarantined(
+    error: type[CorruptRecord], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a newer program wrote is as sound as it was."""
+    there = Neighbourhood(num_worlds=1)
+
+    def unreadable(world: WorldId) -> None:
+        raise error("it cannot be read")
+
+    monkeypatch.setattr(there.store, "load", unreadable)
+    assert [lost.error for lost in there.host().adopt(there.worlds).lost] == [error.__name__]
+    assert there.store.record(there.worlds[0]).status == status
 
 
 def test_recurrent_memory_is_committed_with_every_tick() -> None:

@@ -1,4 +1,4 @@
-"""Which worlds a run has: they are made once, found again, and a damaged one keeps no other from being hosted."""
+"""Which worlds a run has: made once, found again; of those that cannot be read only a newer one stops a run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from cluster.presets import preset
 from cluster.worlds import PlannedWorld, is_there, plan_worlds, settle_worlds
 from world.envs.catalog import make_env
-from world.errors import CheckpointError, CorruptRecord, UnknownWorld
+from world.errors import CheckpointError, CorruptRecord, NewerSchema, UnknownWorld
 from world.snapshot import WorldId
 from world.store.in_process import InProcessWorldStore
 from world.store.records import WorldRecord
@@ -23,11 +23,12 @@ class DamagedStore(InProcessWorldStore):
     def __init__(self) -> None:
         super().__init__()
         self.damaged: set[WorldId] = set()
+        self.error: type[CorruptRecord] = CorruptRecord
 
     def record(self, world: WorldId) -> WorldRecord:
         """As the store, unless it is damaged."""
         if world in self.damaged:
-            raise CorruptRecord(f"world {world!r}: its record does not verify")
+            raise self.error(f"world {world!r}: its record does not verify")
         return super().record(world)
 
 
@@ -47,7 +48,7 @@ def settle(store: DamagedStore, ledger: Path, *, tokenizer: str = "t") -> tuple[
     return grounded
 
 
-def test_worlds_are_made_once_and_one_that_is_damaged_keeps_no_other_from_being_found(tmp_path: Path) -> None:
+def test_worlds_are_made_once_and_only_a_newer_one_keeps_others_from_being_found(tmp_path: Path) -> None:
     store, ledger = DamagedStore(), tmp_path / "worlds.json"
     grounded = settle(store, ledger)
     assert {record.world for record in store.records()} == {planned.world for planned in grounded}
@@ -55,6 +56,9 @@ def test_worlds_are_made_once_and_one_that_is_damaged_keeps_no_other_from_being_
     settle(store, ledger)
     with pytest.raises(CheckpointError, match=str(grounded[1].world)):
         settle(store, ledger, tokenizer="other")
+    store.error = NewerSchema
+    with pytest.raises(NewerSchema):
+        settle(store, ledger)
 
 
 def test_worlds_that_a_server_has_lost_are_missed(tmp_path: Path) -> None:

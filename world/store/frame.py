@@ -17,7 +17,7 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from world.errors import CorruptRecord, StoreFull
+from world.errors import CorruptRecord, NewerSchema, StoreFull
 
 _HEADER: Final = struct.Struct("<4sBBI")
 _CHECKSUM_BYTES: Final = 16
@@ -133,7 +133,7 @@ def unseal_any(magic: bytes, newest: int, frame: bytes, max_raw: int) -> tuple[i
     if got_magic != magic:
         raise CorruptRecord(f"a frame should be of kind {magic!r}, got {got_magic!r}")
     if not 1 <= got_version <= newest:
-        raise CorruptRecord(
+        raise (NewerSchema if got_version > newest else CorruptRecord)(
             f"a {magic!r} frame has schema {got_version}, this program reads 1 to {newest}; use the one that wrote it"
         )
     if raw_length > max_raw:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
-from world.errors import CorruptRecord
+from world.errors import CorruptRecord, NewerSchema
 from world.snapshot import Kind, WorldId
 from world.store.codec import DIGEST_BYTES
 from world.store.log import LogCaps, LogEntry
@@ -45,7 +45,8 @@ def record_fields(record: WorldRecord) -> dict[str, str | int]:
 def record_of(world: WorldId, fields: Mapping[bytes, bytes], now_ms: int) -> tuple[WorldRecord, bytes]:
     """Return the record in a world's hash, and the digest of its log.
 
-    Raises `UnknownWorld` where there are no fields, `CorruptRecord` where they do not make a record.
+    Raises `UnknownWorld` where there are no fields, `NewerSchema` where a newer program wrote them, `CorruptRecord`
+    where they do not make a record.
     """
     if not fields:
         raise refusal(world, ("NO_WORLD",))
@@ -53,8 +54,13 @@ def record_of(world: WorldId, fields: Mapping[bytes, bytes], now_ms: int) -> tup
         kind, status, digest = fields[b"kind"].decode(), fields[b"st"].decode(), fields[b"dg"]
         if kind not in get_args(Kind) or status not in get_args(Status) or len(digest) != DIGEST_BYTES:
             raise ValueError(f"kind {kind!r}, status {status!r}, digest of {len(digest)} bytes")
-        if not 1 <= (version := int(fields[b"sv"])) <= SCHEMA_VERSION:
-            raise ValueError(f"schema {version}, this program reads 1 to {SCHEMA_VERSION}")
+        if (version := int(fields[b"sv"])) > SCHEMA_VERSION:
+            raise NewerSchema(
+                f"world {world!r}: has schema {version}, this program reads 1 to {SCHEMA_VERSION}; use the one that"
+                " wrote it"
+            )
+        if version < 1:
+            raise ValueError(f"schema {version}")
         for upgrade in RECORD_UPGRADES[version - 1 :]:
             fields = upgrade(dict(fields))
         record = WorldRecord(

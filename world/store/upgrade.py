@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from world.errors import CorruptRecord
+from world.errors import CorruptRecord, NewerSchema
 
 SCHEMA_VERSION: Final = 2
 """Of effects, snapshots and the fields of a world's record. 2: effects name the world events of their tick."""
@@ -54,7 +54,9 @@ def upgraded(kind: str, payload: bytes, upgrades: Sequence[Upgrade]) -> bytes:
     if version == newest:
         return payload[1:]
     if not 1 <= version < newest:
-        raise CorruptRecord(f"{kind} of schema {version}, this program reads 1 to {newest}; use the one that wrote it")
+        raise (NewerSchema if version > newest else CorruptRecord)(
+            f"{kind} of schema {version}, this program reads 1 to {newest}; use the one that wrote it"
+        )
     try:
         fields = msgspec.msgpack.decode(payload[1:])
         for upgrade in upgrades[version - 1 :]:
