@@ -14,6 +14,7 @@ import msgspec
 from cluster.config import RunConfig
 from world.durable import write_file
 from world.errors import ConfigError, DiskFull, RunFolderError
+from world.store.link import without_password
 
 SCHEMA_VERSION = 1
 ARCHIVE = "archive"
@@ -170,8 +171,10 @@ def continued(stored: RunConfig, **given: object) -> RunConfig:
     """Return the stored configuration, to go on with. Raises `ConfigError` where what was given contradicts it."""
     for name, value in given.items():
         if value is not None and value != getattr(stored, name):
+            # One of them may be a server's address, with a password in it.
+            begun, asked = (without_password(repr(each)) for each in (getattr(stored, name), value))
             raise ConfigError(
-                f"this run was begun with {name} {getattr(stored, name)!r} and cannot go on with {value!r};"
-                " leave that out, or choose another --run-dir"
+                f"this run was begun with {name} {begun} and cannot go on with {asked}; leave that out, or choose"
+                " another --run-dir"
             )
     return replace(stored)

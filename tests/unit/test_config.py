@@ -133,6 +133,9 @@ def test_what_is_stored_wins_and_what_contradicts_it_is_refused() -> None:
         continued(stored, seed=4)
     with pytest.raises(ConfigError, match="preset 'smoke'"):
         continued(stored, preset="homestead-tiny")
+    with pytest.raises(ConfigError, match=r"redis://:\*\*\*@b") as refused:
+        continued(replace(stored, redis_url="redis://:hidden@a"), redis_url="redis://:hidden@b")
+    assert "hidden" not in str(refused.value)
 
 
 def test_worlds_are_the_same_ones_whenever_they_are_planned_and_others_in_another_run() -> None:

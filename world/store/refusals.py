@@ -26,6 +26,13 @@ REASONS: Final = {
 }
 """What a person is told of them."""
 
+_IDLE: Final = {
+    "paused": "it is paused; `worlds resume` lets it go on",
+    "quarantined": "it is quarantined; `worlds repair` offers the newest tick at which it verifies",
+    "deleted": "it was deleted, and its history with it",
+}
+"""Why a world of each status is not running."""
+
 
 def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = None) -> StoreError:
     """Return the error for an answer: its code, then what the store says of it."""
@@ -45,7 +52,7 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
             )
         if details[1:] == [UNFINISHED]:
             return NotRunning(f"world {world!r}: {REASONS[UNFINISHED]}")
-        return NotRunning(f"world {world!r}: it is {details[0]}; set its status to 'running' first")
+        return NotRunning(f"world {world!r}: {_IDLE.get(details[0], f'it is {details[0]}')}")
     if code == "PINNED":
         return Pinned(
             f"world {world!r}: world {details[0]!r} was forked from it and reads its past from there; delete that one"
