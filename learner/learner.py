@@ -212,7 +212,10 @@ class Learner:
     def load_parts(self, parts: Mapping[str, object], *, step: int, random_state: Mapping[str, object]) -> None:
         """Go on from a checkpoint. Raises `CheckpointError` if it is of another model."""
         try:
-            self.model.load_state_dict(_tensors(parts["model"]))
+            weights = _tensors(parts["model"])
+            if misfit := self.model.misfit(weights):
+                raise ValueError(misfit)
+            self.model.load_state_dict(weights)
             average = _tensors(parts["average"])
             self._average = {name: average[name].to(self._device, copy=True) for name in self.model.state_dict()}
             self._optimizer.load_state_dict(parts["optimizer"])  # type: ignore[arg-type]
@@ -227,12 +230,11 @@ class Learner:
 
     def begin_from(self, weights: Mapping[str, Tensor], *, step: int) -> None:
         """Begin with averaged weights of another training, after `step` steps. Raises `CheckpointError`."""
-        try:
-            self.model.load_state_dict(dict(weights))
-        except RuntimeError as error:
+        if misfit := self.model.misfit(weights):
             raise CheckpointError(
-                f"the weights of step {step} do not fit this model ({error}); begin with others, or with nothing"
-            ) from error
+                f"the weights of step {step} do not fit this model ({misfit}); begin with others, or with nothing"
+            )
+        self.model.load_state_dict(dict(weights))
         for name, tensor in self.model.state_dict().items():
             self._average[name].copy_(tensor)
         self.step = step
