@@ -1,6 +1,5 @@
 """A run's folder: its configuration, its lock, and where each part keeps its files."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Self
 import msgspec
 
 from cluster.config import RunConfig
-from world.durable import write_file
+from world.durable import refusals_told, write_file
 from world.errors import ConfigError, DiskFull, RunFolderError
 from world.store.link import without_password
 
@@ -48,13 +47,9 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Make the folder if need be, and hold it. Raises `RunFolderError` if another run does, and `DiskFull`."""
-        try:
+        with refusals_told(path, RunFolderError, "choose another --run-dir"):
             path.mkdir(parents=True, exist_ok=True)
             lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"{path}: no space; free some on that disk, or choose another --run-dir") from error
-            raise RunFolderError(f"{path}: cannot be used ({error.strerror}); choose another --run-dir") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

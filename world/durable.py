@@ -1,4 +1,4 @@
-"""Files that survive a crash: written beside, fsynced, renamed. A full disk is told as `DiskFull`."""
+"""Files that survive a crash: written beside, fsynced, renamed. What a file system refuses is told as our errors."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from world.errors import DiskFull
+from world.errors import DiskFull, LivingWorldsError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -20,6 +20,17 @@ def disk_full_told(path: Path, num_bytes: int) -> Iterator[None]:
         if error.errno not in _NO_SPACE:
             raise
         raise DiskFull(f"{path}: no space for {num_bytes:,} bytes; free some on that disk, then repeat") from error
+
+
+@contextmanager
+def refusals_told(path: Path, error: type[LivingWorldsError], advice: str) -> Iterator[None]:
+    """Raise `DiskFull`, or another error with its advice, in place of the operating system's own."""
+    try:
+        yield
+    except OSError as refused:
+        if refused.errno in _NO_SPACE:
+            raise DiskFull(f"{path}: no space; free some on that disk, then repeat") from refused
+        raise error(f"{path}: cannot be used ({refused.strerror}); {advice}") from refused
 
 
 def write_file(path: Path, *parts: bytes) -> None:

@@ -4,18 +4,18 @@ A world that keeps what was another's shares its files by hard links, so that ei
 file system refuses is a `StoreError` that names the path, and `DiskFull` where it is for want of space.
 """
 
-import errno
 import hashlib
 import os
 import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from world.errors import CorruptRecord, DiskFull, NoHistory, StoreError
+from world.durable import refusals_told, sync_directory, write_file
+from world.errors import CorruptRecord, NoHistory, StoreError
 from world.snapshot import WorldId
 from world.store.keys import check_world_id
 from world.store.past import SegmentRef
@@ -50,20 +50,9 @@ class Archive:
         """Store a segment's file durably; harmless if it is there."""
         assert ref.name == content_name(data)
         path = self._path(world, ref)
-        partial = path.with_suffix(".partial")
         with _refusals_told(path):
-            try:
-                self._make_folder(world)
-                with partial.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            except OSError:
-                with suppress(OSError):
-                    partial.unlink()
-                raise
-            _sync(path.parent)
+            self._make_folder(world)
+            write_file(path, data)
 
     def file(self, world: WorldId, ref: SegmentRef) -> bytes:
         """Return a segment's file, the name of which its content has. Raises `NoHistory`, `CorruptRecord`."""
@@ -115,18 +104,14 @@ class Archive:
             except OSError:
                 # No hard links on this file system, or no such file, which is told as such.
                 self.put(with_, ref, self.file(of, ref))
-            _sync(target.parent)
+            sync_directory(target.parent)
 
     def keep_aside(self, world: WorldId, name: str, data: bytes) -> Path:
         """Store bytes that are no segment beside a world's segments, and return where."""
         path = self.directory / world / name
         with _refusals_told(path):
             self._make_folder(world)
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _sync(path.parent)
+            write_file(path, data)
         return path
 
     def remove(self, world: WorldId) -> None:
@@ -185,8 +170,8 @@ class Archive:
         folder = self.directory / world
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            _sync(self.directory)
-            _sync(self.directory.parent)
+            sync_directory(self.directory)
+            sync_directory(self.directory.parent)
 
 
 def _last_tick(path: Path) -> int:
@@ -196,20 +181,5 @@ def _last_tick(path: Path) -> int:
         return -1
 
 
-@contextmanager
-def _refusals_told(path: Path) -> Iterator[None]:
-    """Raise `DiskFull`, or a `StoreError`, in place of the file system's own error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: no space; free some on that disk") from error
-        raise StoreError(f"{path}: it cannot be used ({error.strerror}); mend that, then repeat") from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _refusals_told(path: Path) -> AbstractContextManager[None]:
+    return refusals_told(path, StoreError, "mend that, then repeat")

@@ -5,7 +5,6 @@ file there for as long as it lives, so that whoever comes next attaches to it in
 """
 
 import contextlib
-import errno
 import fcntl
 import importlib.util
 import json
@@ -17,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,7 +27,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from world.errors import ConfigError, DiskFull, StoreUnavailable, UnsafeServer
+from world.durable import refusals_told
+from world.errors import ConfigError, StoreUnavailable, UnsafeServer
 from world.store.append_only_file import cut_padding
 from world.store.link import APPENDFSYNC, OLDEST_SERVER
 from world.store.records import Durability
@@ -371,11 +372,5 @@ def _answering(socket: Path, timeout_s: float) -> int | None:
         return None
 
 
-@contextlib.contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"there is no space left for the store's directory {directory}") from error
-        raise ConfigError(f"the store's directory {directory} cannot be used: {error.strerror}") from error
+def _writing(directory: Path) -> AbstractContextManager[None]:
+    return refusals_told(directory, ConfigError, "name another directory for the store")
