@@ -46,6 +46,7 @@ def homestead_tiny() -> RunConfig:
             world_ticks=1_000,
             most_lived_ticks=4_000,
             policies=("mixed", "mixed", "market"),
+            num_processes=2,
             budget_bytes=5 << 29,
         ),
     )

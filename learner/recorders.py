@@ -4,8 +4,10 @@ Worlds that are recorded know nothing of each other, so as many processes as the
 """
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Generic, TypeVar
 
@@ -32,7 +34,10 @@ class Recorders(Generic[Task]):
 
     def lived(self, tasks: list[Task]) -> Iterator[list[Chunk]]:
         """Yield the chunks of each task as it is done, whichever is first. Raises what `live` raises."""
-        for future in as_completed([self._pool.submit(_lived, self._live, task) for task in tasks]):
+        with _interrupts_kept():
+            # Processes are spawned by the first tasks, and begin with what is blocked here.
+            futures = [self._pool.submit(_lived, self._live, task) for task in tasks]
+        for future in as_completed(futures):
             yield future.result()
 
     def close(self) -> None:
@@ -41,9 +46,20 @@ class Recorders(Generic[Task]):
         self._pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(stop: Event) -> None:
     global _stopping
     _stopping = stop
+    # A terminal's Ctrl-C reaches all processes; whoever waits for this one says when it is to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As many processes as cores: their threads would only wait for each other.
     torch.set_num_threads(1)
 
