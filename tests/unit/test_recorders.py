@@ -27,6 +27,8 @@ def dawdle(task: float, stopped: Stopped) -> list[Chunk]:
 
 def main() -> None:
     """Record with one process that dawdles, and one that has nothing to do; be interrupted, and say so."""
+    # Whatever started the tests in its background ignores it, and so would we.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt), closing(Recorders(dawdle, 2)) as recorders:
         print("began", flush=True)
         list(recorders.lived([0.0, 60.0]))
