@@ -187,13 +187,13 @@ class Evaluation:
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
-        return self._report("one-step", merged(parts), len(set(record.worlds)))
+        return self._report("one-step", merged(parts), record.num_worlds)
 
     def _questions(self) -> Report:
         record = self._recording()
         if not record.rows:
             return self._report("questions", Scores({}, {}), 0)
-        return self._report("questions", question_scores(self._model, record.held_out()[0]), len(set(record.worlds)))
+        return self._report("questions", question_scores(self._model, record.held_out()[0]), record.num_worlds)
 
     def _agreement(self) -> Report:
         table = self._table
@@ -202,15 +202,16 @@ class Evaluation:
         record, margin = self._recording(), self._stage.margin
         if not record.rows:
             return self._report("agreement", Scores({}, {}), 0)
-        ticks = record.held_out()[0].ticks
+        held_out, _ = record.held_out()
+        ticks = held_out.ticks
         if ticks.num_agents < 2:
             raise EnvironmentUnusable(f"{self._stage.env_name}: has one agent, and nobody it could agree with")
         truth, last = true_views(ticks, np.stack(record.stands), table, margin)
         known = self._stage.tokenizer.num_tokens
         # Only of homestead it is known who looks where, and its agents are solid.
         dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known, solid=True)
-        scores = screen_scores(truth, last, dreams, worlds=np.array(record.worlds))
-        return self._report("agreement", scores, len(set(record.worlds)))
+        scores = screen_scores(truth, last, dreams, worlds=held_out.worlds)
+        return self._report("agreement", scores, record.num_worlds)
 
     def _recording(self) -> Recording:
         """Return ticks of held-out worlds; of fewer, if it is interrupted."""

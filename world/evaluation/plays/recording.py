@@ -52,6 +52,11 @@ class Recording:
     crafted: list[CrafterTruth] = field(default_factory=list)
     """What truly is in the windows of Crafter worlds, tick by tick."""
 
+    @property
+    def num_worlds(self) -> int:
+        """Worlds of which there is a row."""
+        return len(set(self.worlds))
+
     def held_out(self) -> tuple[HeldOut, Ages]:
         """Return the ticks as columns. There must be one at least."""
         truths = np.stack(self.truths) if len(self.truths) == len(self.rows) else None
