@@ -16,11 +16,13 @@ from world.errors import CorruptRecord, Fenced, NewerSchema, StoreUnavailable, U
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.acl import HOST_ACL
+from world.store.codec import seal_snapshot
 from world.store.link import Link, Reply
 from world.store.past import SegmentRef
 from world.store.records import Ack, Commit
 from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
+from world.store.upgrade import SCHEMA_VERSION
 from world.store.wire import Command
 
 
@@ -171,6 +173,13 @@ def test_a_record_that_makes_no_sense_is_corrupt(store: RedisWorldStore, raw: An
         assert isinstance(raised.value, NewerSchema) == (name == "sv"), "what is newer is sound"
         store.set_status(each, "deleted")
     assert not [record for record in store.records() if record.world.startswith(world)]
+
+
+def test_a_keyframe_of_a_newer_program_is_told_as_that(store: RedisWorldStore, raw: Any, world: WorldId) -> None:
+    born(store, world)
+    raw.set(keys.keyframe(world, 0), seal_snapshot(bytes((SCHEMA_VERSION + 1,))))
+    with pytest.raises(NewerSchema, match=f"{world}.*use the one that wrote it"):
+        store.load(world)
 
 
 def test_a_host_needs_no_more_rights_than_are_named(

@@ -11,10 +11,12 @@ from tests.integration.inbox_suite import InboxSuite
 from tests.integration.store_machine import store_machine
 from tests.integration.store_suite import StoreSuite, born, commit_one
 from tests.store_cases import LivingField, record_of
-from world.errors import ConfigError, CorruptRecord, StoreFull
+from world.errors import ConfigError, CorruptRecord, NewerSchema, StoreFull
 from world.snapshot import WorldId
+from world.store.codec import seal_snapshot
 from world.store.in_process import InProcessWorldStore
 from world.store.records import Ack, Commit
+from world.store.upgrade import SCHEMA_VERSION
 
 
 class Clock:
@@ -118,6 +120,14 @@ def test_a_flipped_byte_in_the_log_is_found(world: WorldId) -> None:
         store.load(world)
     with pytest.raises(CorruptRecord):
         list(store.effects(world, 1, 3))
+
+
+def test_a_keyframe_of_a_newer_program_is_told_as_that(world: WorldId) -> None:
+    store = InProcessWorldStore()
+    born(store, world)
+    store._worlds[world].keyframes[0] = seal_snapshot(bytes((SCHEMA_VERSION + 1,)))
+    with pytest.raises(NewerSchema, match=f"{world}.*use the one that wrote it"):
+        store.load(world)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -181,10 +181,11 @@ def test_a_store_without_room_for_a_dream_ends_the_run() -> None:
         stage.live(3)
 
 
-def test_a_world_that_cannot_be_hosted_is_left_out_with_its_reason_and_the_others_live() -> None:
+@pytest.mark.parametrize("error", ["CorruptRecord", "NewerSchema"])
+def test_a_world_that_cannot_be_hosted_is_left_out_with_its_reason_and_the_others_live(error: str) -> None:
     stage = Stage()
     broken = stage.worlds[0]
-    stage.fleet.cannot_host[broken] = Lost(broken, "CorruptRecord", "tick 4 fails its checksum")
+    stage.fleet.cannot_host[broken] = Lost(broken, error, "tick 4 fails its checksum")
     stage.live(5)
     assert stage.hosted() == set(stage.worlds[1:])
     assert any("tick 4 fails its checksum" in event for event in stage.witness.events)

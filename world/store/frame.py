@@ -17,7 +17,8 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from world.errors import CorruptRecord, NewerSchema, StoreFull
+from world.errors import CorruptRecord, StoreFull
+from world.store.upgrade import check_schema
 
 _HEADER: Final = struct.Struct("<4sBBI")
 _CHECKSUM_BYTES: Final = 16
@@ -132,10 +133,7 @@ def unseal_any(magic: bytes, newest: int, frame: bytes, max_raw: int) -> tuple[i
     got_magic, got_version, codec, raw_length = _HEADER.unpack_from(sealed)
     if got_magic != magic:
         raise CorruptRecord(f"a frame should be of kind {magic!r}, got {got_magic!r}")
-    if not 1 <= got_version <= newest:
-        raise (NewerSchema if got_version > newest else CorruptRecord)(
-            f"a {magic!r} frame has schema {got_version}, this program reads 1 to {newest}; use the one that wrote it"
-        )
+    check_schema(f"a {magic!r} frame has", got_version, newest)
     if raw_length > max_raw:
         raise CorruptRecord(f"a frame declares {raw_length} bytes, the limit is {max_raw}")
     body = sealed[_HEADER.size :]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from world.errors import ConfigError, CorruptRecord, StoreError, StoreFull
+from world.errors import ConfigError, CorruptRecord, NewerSchema, StoreError, StoreFull
 from world.snapshot import Snapshot, TickEffects, WorldId
 from world.store.codec import encode_snapshot
 from world.store.in_process_history import InProcessHistory
@@ -151,6 +151,8 @@ class InProcessWorldStore:
             entries = [log[tick] for tick in range(at, record.tick + 1) if tick in log]
             try:
                 return record, *restore(keyframes[at], at, entries, record.tick, digest)
+            except NewerSchema as error:
+                raise NewerSchema(f"world {world!r}: {error}") from None
             except CorruptRecord as error:
                 broken = broken or error
         if held.gone:

@@ -165,7 +165,8 @@ def payload_of(entry: LogEntry) -> bytes:
     try:
         return unseal_effects(entry.frame)
     except CorruptRecord as error:
-        raise CorruptRecord(f"tick {entry.tick}: {error}") from None
+        # Of its own kind: one that is only newer stays so.
+        raise type(error)(f"tick {entry.tick}: {error}") from None
 
 
 def check_owner(owner: str, nonce: bytes) -> None:

@@ -12,6 +12,7 @@ from world.errors import (
     CorruptRecord,
     Fenced,
     Gap,
+    NewerSchema,
     StoreError,
     StoreFull,
     UnknownWorld,
@@ -205,6 +206,8 @@ class RedisWorldStore:
                     raise CorruptRecord(f"the keyframe of tick {at} is missing")
                 entries = [entry for entry in log_entries(stream) if entry.tick <= record.tick]
                 return record, *restore(keyframe, at, entries, record.tick, digest)
+            except NewerSchema as error:
+                raise NewerSchema(f"world {world!r}: {error}") from None
             except CorruptRecord as error:
                 broken = broken or error
         record = self.record(world)

@@ -40,7 +40,7 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
     if code == "NO_WORLD":
         return UnknownWorld(f"world {world!r}: the store has no world of this id")
     if code == "GONE":
-        return UnknownWorld(f"world {world!r}: it was deleted, and its history with it")
+        return UnknownWorld(f"world {world!r}: {_IDLE['deleted']}")
     if code == "FENCED":
         epoch, owner = details
         return Fenced(f"world {world!r}: it is in epoch {epoch}, owned by {owner or 'nobody'}; drop it and reload")

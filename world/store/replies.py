@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
-from world.errors import CorruptRecord, NewerSchema
+from world.errors import CorruptRecord
 from world.snapshot import Kind, WorldId
 from world.store.codec import DIGEST_BYTES
 from world.store.log import LogCaps, LogEntry
 from world.store.records import Status, WorldRecord
 from world.store.refusals import refusal
-from world.store.upgrade import RECORD_UPGRADES, SCHEMA_VERSION
+from world.store.upgrade import RECORD_UPGRADES, SCHEMA_VERSION, check_schema
 
 RECORD_FIELDS = (
     "kind", "st", "dg", "sv", "name", "env", "agents", "tk", "ow", "lu", "ep", "wv", "tokenizer", "parent", "fork_tick",
@@ -54,13 +54,8 @@ def record_of(world: WorldId, fields: Mapping[bytes, bytes], now_ms: int) -> tup
         kind, status, digest = fields[b"kind"].decode(), fields[b"st"].decode(), fields[b"dg"]
         if kind not in get_args(Kind) or status not in get_args(Status) or len(digest) != DIGEST_BYTES:
             raise ValueError(f"kind {kind!r}, status {status!r}, digest of {len(digest)} bytes")
-        if (version := int(fields[b"sv"])) > SCHEMA_VERSION:
-            raise NewerSchema(
-                f"world {world!r}: has schema {version}, this program reads 1 to {SCHEMA_VERSION}; use the one that"
-                " wrote it"
-            )
-        if version < 1:
-            raise ValueError(f"schema {version}")
+        version = int(fields[b"sv"])
+        check_schema(f"world {world!r}: has", version, SCHEMA_VERSION)
         for upgrade in RECORD_UPGRADES[version - 1 :]:
             fields = upgrade(dict(fields))
         record = WorldRecord(

@@ -44,19 +44,24 @@ SNAPSHOT_UPGRADES: Final[tuple[Upgrade, ...]] = (unchanged,)
 RECORD_UPGRADES: Final[tuple[Callable[[dict[bytes, bytes]], dict[bytes, bytes]], ...]] = (same_record,)
 
 
+def check_schema(what: str, version: int, newest: int) -> None:
+    """Raise `NewerSchema` for a version beyond the newest that is known, `CorruptRecord` for one that never was."""
+    if not 1 <= version <= newest:
+        raise (NewerSchema if version > newest else CorruptRecord)(
+            f"{what} schema {version}, this program reads 1 to {newest}; use the one that wrote it"
+        )
+
+
 def upgraded(kind: str, payload: bytes, upgrades: Sequence[Upgrade]) -> bytes:
     """Return the msgpack of a payload, its version byte taken off, as the newest version has it.
 
-    Raises `CorruptRecord` for a version that is unknown, or content that its upgrade cannot take.
+    Raises as `check_schema` does, and `CorruptRecord` for content that its upgrade cannot take.
     """
     newest = 1 + len(upgrades)
     version = payload[0] if payload else 0
     if version == newest:
         return payload[1:]
-    if not 1 <= version < newest:
-        raise (NewerSchema if version > newest else CorruptRecord)(
-            f"{kind} of schema {version}, this program reads 1 to {newest}; use the one that wrote it"
-        )
+    check_schema(f"{kind} of", version, newest)
     try:
         fields = msgspec.msgpack.decode(payload[1:])
         for upgrade in upgrades[version - 1 :]:
