@@ -160,8 +160,8 @@ class WorldHost:
         return self._report()
 
     def _take(self, world: WorldId) -> HostedWorld:
-        token = self._store.acquire(world, owner=self.name, nonce=secrets.token_bytes(16))
         try:
+            token = self._store.acquire(world, owner=self.name, nonce=secrets.token_bytes(16))
             record, snapshot, effects = self._store.load(world)
             if self._memory_shape not in (None, snapshot.memory.shape):
                 # All worlds of a host are one batch: a single one that does not fit would stop the others.
@@ -306,11 +306,15 @@ class WorldHost:
         self._put(hosted.acknowledge(commit, self._clock()))
 
     def _let_go(self, world: WorldId, error: Exception) -> None:
-        """Stop a world that another owns, or whose log went on without us: what it did here never happened.
+        """Stop a world that another owns, whose log went on without us, or that is too large to be committed.
 
-        What was acknowledged before stays true, so it still goes to replay.
+        What it did here since never happened. What was acknowledged before stays true, so it still goes to replay.
         """
-        hosted = self._hosted.pop(world)
+        # It may wait for an answer that it has no use for any more.
+        self._sent = [commit for commit in self._sent if commit.token.world != world]
+        hosted = self._hosted.pop(world, None)
+        if hosted is None:
+            return
         self._put(hosted.flush())
         if hosted.kind == "grounded":
             self._credit += hosted.unacknowledged_items

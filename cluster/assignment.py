@@ -10,7 +10,7 @@ from world.snapshot import WorldId
 _RETRY_AFTER_S = 1.0
 _PAUSED_RETRY_S = 5.0
 """A world that is paused may be let go on by a person, or by its archiver."""
-_FOR_EVER = frozenset({"CorruptRecord", "EnvironmentUnusable", "NewerSchema", "UnknownWorld"})
+_FOR_EVER = frozenset({"CorruptRecord", "EnvironmentUnusable", "NewerSchema", "UnknownWorld", "WorldTooLarge"})
 """Errors after which taking the world again is of no use."""
 
 

@@ -11,6 +11,7 @@ from cluster.output import DEFAULT_RUN_DIR, Json, RedisUrl, RunDir, answer, prin
 
 if TYPE_CHECKING:
     from cluster.histories import Opened
+    from world.errors import CorruptRecord
     from world.snapshot import WorldId
     from world.store.audit import Audit
     from world.store.records import WorldRecord
@@ -34,7 +35,10 @@ def verify(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Verify every byte of worlds and of their history. One that does not verify is quarantined; exit code 1."""
+    """Verify every byte of worlds and of their history. One that does not verify is quarantined; exit code 1.
+
+    What a newer program wrote is told as newer, and left as it is.
+    """
     from cluster.histories import opened_history
     from world.errors import CorruptRecord
     from world.store.audit import audit
@@ -48,7 +52,7 @@ def verify(
             try:
                 audited = audit(opened.history, world)
             except CorruptRecord as error:
-                found.append(_unreadable(world, error))
+                found.append(_unreadable(opened, world, error))
                 notes.append(str(error))
                 continue
             found.append(_told(opened, audited))
@@ -228,11 +232,18 @@ def _unharmed(record: "WorldRecord") -> str:
     return "nothing is wrong with it"
 
 
-def _unreadable(world: "WorldId", error: Exception) -> dict[str, Any]:
-    """Return what is told of a world whose record does not verify."""
+def _unreadable(opened: "Opened", world: "WorldId", error: "CorruptRecord") -> dict[str, Any]:
+    """Return what is told of a world that cannot be read, having quarantined one whose record is damaged."""
+    from world.errors import NewerSchema, NotRunning
+    from world.store.refusals import unreadable
+
+    if not isinstance(error, NewerSchema):
+        # One that was deleted for good stays that.
+        with suppress(NotRunning):
+            opened.store.set_status(world, "quarantined")
     columns = ("tick", "state", "verified", "from", "ticks", "segments", "keyframes", "newest_verified")
     told = {"id": world, **dict.fromkeys(columns), "problems": [str(error)], "missing": []}
-    return told | {"state": "damaged", "verified": False}
+    return told | {"state": unreadable(error), "verified": False}
 
 
 def _told(opened: "Opened", audited: "Audit") -> dict[str, Any]:

@@ -113,14 +113,15 @@ def delete(
 
 
 def _known(opened: "Opened", world: "WorldId") -> dict[str, Any]:
-    """Return what is known of a world, be its record damaged or not."""
+    """Return what is known of a world, can its record be read or not."""
     from cluster.histories import described, described_damaged
     from world.errors import CorruptRecord
+    from world.store.refusals import unreadable
 
     try:
         return described(opened.store.record(world))
-    except CorruptRecord:
-        return described_damaged(world, "damaged")
+    except CorruptRecord as error:
+        return described_damaged(world, unreadable(error))
 
 
 def _set_status(

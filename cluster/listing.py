@@ -14,7 +14,7 @@ from world.field import UNSEEN
 from world.snapshot import WorldId
 from world.store.records import WorldRecord
 from world.store.redis_store import RedisWorldStore
-from world.store.refusals import REASONS
+from world.store.refusals import REASONS, unreadable
 from world.store.server import shared_server
 
 
@@ -46,12 +46,12 @@ def list_worlds(store: RedisWorldStore, *, limit: int | None = None, after: str 
     """
     if limit is None and after is None:
         damaged: list[tuple[WorldId, CorruptRecord]] = []
-        return [_listed(record) for record in store.records(damaged)] + [_damaged(world) for world, _ in damaged]
+        return [_listed(record) for record in store.records(damaged)] + [_unreadable(*each) for each in damaged]
     limit = 100 if limit is None else limit
     if limit < 1:
         raise ConfigError(f"--limit must be >= 1, got {limit}")
     page = store.history().page(after=None if after is None else WorldId(after), limit=limit)
-    return [_damaged(world) if isinstance(record, CorruptRecord) else _listed(record) for world, record in page]
+    return [_unreadable(world, it) if isinstance(it, CorruptRecord) else _listed(it) for world, it in page]
 
 
 def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def show_world(store: RedisWorldStore, world: str) -> dict[str, Any]:
     }
 
 
-def _damaged(world: WorldId) -> dict[str, Any]:
-    """Return what is listed of a world whose record does not verify; `worlds verify` says why."""
+def _unreadable(world: WorldId, error: CorruptRecord) -> dict[str, Any]:
+    """Return what is listed of a world whose record cannot be read; `worlds verify` says why."""
     columns = ("kind", "tick", "agents", "state", "host", "weights_version", "parent")
-    return {"id": world, **dict.fromkeys(columns), "state": "damaged"}
+    return {"id": world, **dict.fromkeys(columns), "state": unreadable(error)}
 
 
 def _listed(record: WorldRecord) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,14 @@ def refusals_told(path: Path, error: type[LivingWorldsError], advice: str) -> It
         raise error(f"{path}: cannot be used ({refused.strerror}); {advice}") from refused
 
 
-def write_file(path: Path, *parts: bytes) -> None:
-    """Replace `path` by these bytes atomically and durably. Raises `DiskFull`; the file is then what it was."""
-    partial = path.with_name(path.name + ".partial")
+def write_file(path: Path, *parts: bytes, several_writers: bool = False) -> None:
+    """Replace `path` by these bytes atomically and durably. Raises `DiskFull`; the file is then what it was.
+
+    What a writer who is killed leaves beside it, <name>.partial, the next one overwrites. With `several_writers`, who
+    may be at it at once, each has its own, <name>.<process>-<random>.partial: what is left is for the caller to sweep.
+    """
+    own = f".{os.getpid()}-{secrets.token_hex(4)}" if several_writers else ""
+    partial = path.with_name(f"{path.name}{own}.partial")
     try:
         with disk_full_told(path, sum(map(len, parts))), partial.open("wb") as file:
             file.writelines(parts)

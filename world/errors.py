@@ -88,6 +88,10 @@ class StoreFull(StoreError):
     """The server has no memory or disk left; the world pauses, nothing is dropped."""
 
 
+class WorldTooLarge(StoreError):
+    """A world has outgrown what can be stored of one; rewind it to an earlier tick, or delete it. Others go on."""
+
+
 class InboxFull(StoreError):
     """Too many requests wait for the world's host; nothing was posted."""
 

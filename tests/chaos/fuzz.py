@@ -15,17 +15,19 @@ import xxhash
 
 from tests.store_cases import LivingField
 from world.errors import CorruptRecord
+from world.snapshot import TickEffects
 from world.store.codec import (
     MAX_EFFECTS_BYTES,
     MAX_SNAPSHOT_BYTES,
-    decode_effects,
     decode_snapshot,
+    effects_of,
     effects_payload,
     encode_effects,
     encode_snapshot,
     seal_effects,
     seal_snapshot,
     snapshot_payload,
+    unseal_effects,
 )
 from world.store.frame import seal, unseal_any
 from world.store.segment import MAX_SEGMENT_BYTES, Segment, decode_segment, encode_segment, logged
@@ -96,11 +98,14 @@ def _targets() -> list[_Target]:
     segment = encode_segment(small, level=3)
     magic, (version, raw) = segment[:4], unseal_any(segment[:4], 255, segment, MAX_SEGMENT_BYTES)
 
+    def read_effects(frame: bytes) -> TickEffects:
+        return effects_of(unseal_effects(frame))
+
     def seal_segment(body: bytes) -> bytes:
         return seal(magic, version, body, MAX_SEGMENT_BYTES)
 
     return [
-        _Target("effects", encode_effects(ticks[-1]), payload, 1, seal_effects, decode_effects, MAX_EFFECTS_BYTES, 16),
+        _Target("effects", encode_effects(ticks[-1]), payload, 1, seal_effects, read_effects, MAX_EFFECTS_BYTES, 16),
         _Target(
             "snapshot", encode_snapshot(life.snapshot), state, 1, seal_snapshot, decode_snapshot, MAX_SNAPSHOT_BYTES, 3
         ),

@@ -11,7 +11,7 @@ from tests.store_cases import LivingField
 from world.errors import CorruptRecord
 from world.snapshot import TickEffects, WorldId
 from world.store import keys
-from world.store.codec import decode_effects
+from world.store.codec import effects_of, unseal_effects
 from world.store.redis_store import RedisWorldStore
 
 
@@ -114,7 +114,7 @@ def _judge_log(
 
 def _state_digest(fields: Mapping[bytes, bytes]) -> str:
     try:
-        return decode_effects(fields[b"e"]).state_digest.hex()
+        return effects_of(unseal_effects(fields[b"e"])).state_digest.hex()
     except CorruptRecord:
         return ""
 

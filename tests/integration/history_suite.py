@@ -1,6 +1,7 @@
 """What every `WorldHistory` promises. A store passes by subclassing the suite and saying how to connect to it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,15 +179,23 @@ class HistorySuite:
             with pytest.raises(NoHistory, match="never was"):
                 ask()
 
-    def test_an_archive_that_is_full_lets_the_world_pause_rather_than_drop_its_past(
-        self, store: HistoricStore, history: History, world: WorldId
+    def test_an_archive_that_is_full_lets_the_world_pause_rather_than_drop_its_past_and_a_fork_goes_on(
+        self, store: HistoricStore, history: History, lineage: Lineage, world: WorldId
     ) -> None:
         life, token = born(store, world)
         commit_one(store, Commit(token, life.steps(8), life.snapshot))
         config = ArchiveConfig(segment_ticks=4, least_segment_ticks=1, max_bytes_per_world=1)
         done = Archiver(history.kept, history.archive, config).run([world])
         assert (done.segments, list(done.refused)) == (1, [world])
-        assert "max_bytes_per_world" in done.refused[world]
+        assert "max_bytes_per_world = 1;" in done.refused[world]
+        assert done.refused[world].endswith(f"go on with a fork, which has an archive of its own: worlds fork {world}")
+        child = new_world_id()
+        lineage.fork(world, 8, child, dream=True)
+        token = store.acquire(child, owner="host-0", nonce=OTHER_NONCE)
+        commit_one(store, Commit(token, LivingField.resume(*store.load(child)[1:]).steps(4)))
+        config = replace(config, max_bytes_per_world=history.archive.num_bytes(world))
+        assert Archiver(history.kept, history.archive, config).run([world]).refused
+        assert Archiver(history.kept, history.archive, config).archive(child)
 
     def test_two_archivers_do_not_undo_each_other(self, store: HistoricStore, history: History, world: WorldId) -> None:
         life, token = born(store, world)

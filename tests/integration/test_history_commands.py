@@ -15,11 +15,14 @@ from cluster.archiving import archiving
 from tests.history_cases import SmallRun
 from world.errors import DiskFull, StoreUnavailable
 from world.snapshot import WorldId
+from world.store import keys
 from world.store.archive import Archive
 from world.store.archiver import ArchiveConfig, Archiver
+from world.store.codec import seal_snapshot
 from world.store.lineage import Lineage
 from world.store.redis_history import RedisHistory
 from world.store.server import EmbeddedServer, shared_server
+from world.store.upgrade import SCHEMA_VERSION
 
 NUM_TICKS = 130
 
@@ -252,11 +255,34 @@ def test_a_world_whose_record_is_damaged_is_listed_found_and_deleted_and_hides_n
     assert (code, verdicts[world], verdicts[made.world]) == (1, False, True)
     assert any("cheese" in note for note in found["notes"])
     assert worlds("verify", world, as_json=False)[0] == 1
+    with made.opened() as opened:
+        assert opened.store._link.one("HGET", f"w:{{{world}}}:m", "st") == b"quarantined"
     assert worlds("show", world)[0] == 2
     assert worlds("delete", world, "--yes")[1]["worlds"][0]["state"] == "deleted"
     assert world not in [told["id"] for told in worlds("list")[1]]
     with made.opened() as opened:
         assert world not in [pin.child for pin in opened.history.kept.pins(made.world)]
+
+
+def test_what_a_newer_program_wrote_is_told_as_newer_and_left_as_it_is(made: SmallRun, worlds: Any) -> None:
+    record, keyframe = fork(worlds, made.world, "--dream"), fork(worlds, made.world, "--dream")
+    with made.opened() as opened:
+        link = opened.store._link
+        link.one("HSET", f"w:{{{record}}}:m", "sv", SCHEMA_VERSION + 1)
+        newer = seal_snapshot(bytes((SCHEMA_VERSION + 1,)))
+        link.one("SET", keys.keyframe(WorldId(keyframe), NUM_TICKS), newer)
+    for page in ((), ("--limit", "100")):
+        listed = {told["id"]: told["state"] for told in worlds("list", *page)[1]}
+        assert (listed[record], listed[keyframe]) == ("newer", "running")
+    code, found = worlds("verify", record, keyframe)
+    assert (code, [told["state"] for told in found["worlds"]]) == (1, ["newer", "newer"])
+    assert all("use the one that wrote it" in note for note in found["notes"])
+    code, told = worlds("repair", keyframe)
+    assert (code, "use the one that wrote it" in told) == (2, True)
+    with made.opened() as opened:
+        for world in (record, keyframe):
+            assert opened.store._link.one("HGET", f"w:{{{world}}}:m", "st") == b"running"
+    assert worlds("delete", record, keyframe, "--yes")[0] == 0
 
 
 def test_a_world_whose_maker_died_is_told_as_such_and_can_be_deleted(

@@ -16,6 +16,7 @@ from tests.forked import is_killed
 from tests.integration.history_machine import history_machine
 from tests.integration.history_suite import HistorySuite
 from tests.integration.store_suite import born, commit_one
+from tests.store_cases import LivingField, record_of
 from world.errors import CorruptRecord, NotRunning
 from world.snapshot import WorldId
 from world.store import keys
@@ -23,9 +24,11 @@ from world.store.acl import HOST_ACL
 from world.store.archive import Archive
 from world.store.archiver import ArchiveConfig, Archiver
 from world.store.audit import audit
+from world.store.codec import encode_snapshot
 from world.store.exported import export_world
 from world.store.history import History
 from world.store.lineage import Lineage, new_world_id
+from world.store.past import Line, SegmentRef
 from world.store.portable import import_world
 from world.store.records import Ack, Commit, Durability
 from world.store.redis_store import RedisWorldStore
@@ -160,6 +163,24 @@ def test_an_import_whose_world_is_deleted_meanwhile_leaves_nothing(
         import_world(history.kept, history.archive, file, made)
     assert store.record(made).status == "deleted"
     assert [path.name for path in (tmp_path / "archive").iterdir()] == [world]
+
+
+def test_a_world_of_more_segments_than_lua_hands_over_at_once_is_made(
+    connect: Callable[..., RedisWorldStore], world: WorldId
+) -> None:
+    store, num = connect(), 9000
+    beginning = LivingField(1).snapshot
+    beginning.tick = num
+    line = Line(
+        record=record_of(world, beginning),
+        at=num,
+        digest=b"d" * 16,
+        keyframe=encode_snapshot(beginning, chain=b"d" * 16),
+        entries=(),
+        segments=tuple(SegmentRef(tick, tick, "0" * 32) for tick in range(1, num + 1)),
+    )
+    store.history().make(line)
+    assert store.history().past(world).segments == line.segments
 
 
 def _damage(raw: Any, world: WorldId, tick: int) -> None:

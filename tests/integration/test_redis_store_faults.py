@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,18 @@ from redis.exceptions import NoPermissionError
 
 from tests.integration.store_suite import NONCE, OTHER_NONCE, born, commit_one
 from tests.store_cases import LivingField, record_of
-from world.errors import CorruptRecord, Fenced, NewerSchema, StoreUnavailable, UnknownWorld
+from world.errors import CorruptRecord, Fenced, NewerSchema, NotRunning, StoreUnavailable, UnknownWorld
 from world.snapshot import WorldId
 from world.store import keys
 from world.store.acl import HOST_ACL
+from world.store.archive import Archive
+from world.store.archiver import ArchiveConfig, Archiver
+from world.store.audit import audit
 from world.store.codec import seal_snapshot
+from world.store.history import History
+from world.store.lineage import Lineage
 from world.store.link import Link, Reply
-from world.store.past import SegmentRef
+from world.store.past import Damage, SegmentRef
 from world.store.records import Ack, Commit
 from world.store.redis_store import RedisWorldStore
 from world.store.server import EmbeddedServer
@@ -173,6 +179,99 @@ def test_a_record_that_makes_no_sense_is_corrupt(store: RedisWorldStore, raw: An
         assert isinstance(raised.value, NewerSchema) == (name == "sv"), "what is newer is sound"
         store.set_status(each, "deleted")
     assert not [record for record in store.records() if record.world.startswith(world)]
+
+
+def test_a_world_is_not_taken_on_the_word_of_a_damaged_record(store: RedisWorldStore, raw: Any, world: WorldId) -> None:
+    damages = [("st", "asleep"), ("ow", None), ("tk", "12.5"), ("tk", "9" * 16), ("ct", ""), ("ep", "-1"), ("lu", None)]
+    damages += [(name, "many") for name in ("tk", "ep", "lu", "ct", "cap", "capb", "lb", "lk", "lt")]
+    for number, (name, value) in enumerate(damages):
+        each = WorldId(f"{world}-{number}")
+        life, token = born(store, each)
+        assert isinstance(commit_one(store, Commit(token, life.steps(3))), Ack)
+        if value is None:
+            raw.hdel(keys.meta(each), name)
+        else:
+            raw.hset(keys.meta(each), name, value)
+        before = [raw.dump(key) for key in (keys.meta(each), keys.log(each))]
+        for nonce in (NONCE, OTHER_NONCE):
+            with pytest.raises(CorruptRecord, match=f"{each}.*does not verify"):
+                store.acquire(each, owner="host-0", nonce=nonce)
+        assert [raw.dump(key) for key in (keys.meta(each), keys.log(each))] == before
+        store.set_status(each, "quarantined")
+        with pytest.raises(NotRunning):
+            store.acquire(each, owner="host-0", nonce=OTHER_NONCE)
+        store.set_status(each, "deleted")
+
+
+def test_a_record_that_only_a_newer_program_understands_is_not_damaged(
+    store: RedisWorldStore, raw: Any, world: WorldId
+) -> None:
+    born(store, world)
+    raw.hset(keys.meta(world), mapping={"st": "asleep", "kind": "imagined", "sv": SCHEMA_VERSION + 1})
+    for ask in (store.record, lambda each: store.acquire(each, owner="host-0", nonce=OTHER_NONCE)):
+        with pytest.raises(NewerSchema, match=f"{world}.*use the one that wrote it"):
+            ask(world)
+    store.set_status(world, "deleted")
+
+
+@pytest.mark.parametrize("wrong", ["0", "2", "5", "10", "11", "13", "92"])
+def test_a_damaged_tick_cuts_off_nothing_that_was_acknowledged(
+    wrong: str, store: RedisWorldStore, raw: Any, world: WorldId
+) -> None:
+    life, token = born(store, world)
+    for num, keyframe in ((5, True), (6, False), (1, False)):
+        ticks = life.steps(num)
+        assert isinstance(commit_one(store, Commit(token, ticks, life.snapshot if keyframe else None)), Ack)
+    raw.hset(keys.meta(world), "tk", wrong)
+    with pytest.raises(CorruptRecord, match=f"{world}.*another digest at tick {wrong}"):
+        store.acquire(world, owner="host-0", nonce=OTHER_NONCE)
+    assert raw.xlen(keys.log(world)) == 12
+    raw.hset(keys.meta(world), "tk", "12")
+    token = store.acquire(world, owner="host-0", nonce=OTHER_NONCE)
+    assert isinstance(commit_one(store, Commit(token, life.steps(1))), Ack)
+
+
+def test_a_world_whose_log_lacks_its_tick_is_taken_where_it_was_made_rewound_or_repaired(
+    store: RedisWorldStore, raw: Any, world: WorldId, tmp_path: Path
+) -> None:
+    _, token = born(store, world)
+    history = History(store.history(), Archive(tmp_path))
+    lineage = Lineage(store, history)
+    archiver = Archiver(history.kept, history.archive, ArchiveConfig(segment_ticks=4, least_segment_ticks=1))
+
+    def lives_on(num: int, *, owner: str) -> None:
+        token = store.acquire(world, owner=owner, nonce=uuid.uuid4().bytes)
+        life = LivingField.resume(*store.load(world)[1:])
+        for _ in range(num):
+            assert isinstance(commit_one(store, Commit(token, life.steps(1))), Ack)
+        store.release(token)
+
+    store.release(token)
+    assert not raw.xlen(keys.log(world))
+    lives_on(12, owner="host-1")
+    archiver.archive(world)
+    store.set_status(world, "paused")
+    raw.xtrim(keys.log(world), minid="9-0", approximate=False)
+    lineage.rewind_in_place(world, 7)
+    assert not raw.xlen(keys.log(world))
+    store.set_status(world, "running")
+    lives_on(5, owner="host-2")
+    # A tick that was damaged to that of the keyframe: the log has none of it either.
+    raw.hset(keys.meta(world), "tk", "7")
+    with pytest.raises(CorruptRecord, match="another digest at tick 7"):
+        store.acquire(world, owner="host-3", nonce=NONCE)
+    raw.hset(keys.meta(world), "tk", "12")
+    archiver.archive(world, all_of_it=True)
+    past = history.kept.past(world)
+    assert past.archived_to == 12
+    store.set_status(world, "quarantined")
+    lineage.cut(world, 12, Damage(archived_copies=True))
+    assert not raw.xlen(keys.log(world))
+    # What a rewind that failed half-way leaves beyond its tick.
+    raw.xadd(keys.log(world), {"d": b"?" * 16, "e": b"?"}, id="14-9")
+    lives_on(2, owner="host-4")
+    assert store.record(world).tick == 14
+    assert audit(history, world).verified
 
 
 def test_a_keyframe_of_a_newer_program_is_told_as_that(store: RedisWorldStore, raw: Any, world: WorldId) -> None:

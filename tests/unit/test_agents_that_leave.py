@@ -24,7 +24,7 @@ from world.live import LiveWorld, fork_dream, resume
 from world.model.tokenizer import PatchTokenizer
 from world.provenance import stories
 from world.snapshot import Snapshot, TickEffects, WorldId
-from world.store.codec import decode_effects, decode_snapshot, encode_effects, encode_snapshot
+from world.store.codec import decode_snapshot, effects_of, effects_payload, encode_snapshot
 from world.tick import TickConfig, Ticked, Ticker
 from world.trajectory import ELSEWHERE, STAY, Transitions
 
@@ -258,7 +258,7 @@ def test_logged_ticks_of_agents_that_left_repeat_exactly_over_episodes(kind: typ
     spec = lived.spec
     again = Snapshot.empty("grounded", 5, spec.layout, len(spec.agents), 4)
     for ticked in lived.ticked:
-        again.apply(decode_effects(encode_effects(ticked.effects)))
+        again.apply(effects_of(effects_payload(ticked.effects)))
         again, _ = decode_snapshot(encode_snapshot(again))
     assert again.digest() == lived.world.snapshot.digest() and again.episode > 2
 

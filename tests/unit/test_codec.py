@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from tests.store_cases import LivingField, equal_effects
 from world.envs.grounded import ViewLayout
-from world.errors import CorruptRecord, StoreFull
+from world.errors import CorruptRecord, WorldTooLarge
 from world.event import MAX_EVENTS
 from world.field import Changes
 from world.snapshot import Snapshot, TickEffects
 from world.store import codec
-from world.store.codec import decode_effects, decode_snapshot, encode_effects, encode_snapshot
-from world.store.frame import ArrayReader, PackedArray, pack_array, seal, unseal
+from world.store.codec import decode_snapshot, effects_of, encode_effects, encode_snapshot, unseal_effects
+from world.store.frame import ArrayReader, PackedArray, pack_array, seal, unseal_any
 
 MAGIC = b"TEST"
 
@@ -30,6 +30,16 @@ MAGIC = b"TEST"
 def reframed(magic: bytes, raw: bytes) -> bytes:
     """Return a frame whose checksum is right, whatever is in it."""
     return seal(magic, codec.SCHEMA_VERSION, raw, 1 << 28)
+
+
+def unsealed(magic: bytes, newest: int, frame: bytes, max_raw: int) -> bytes:
+    """Return what was sealed in a frame."""
+    return unseal_any(magic, newest, frame, max_raw)[1]
+
+
+def decode_effects(frame: bytes) -> TickEffects:
+    """Return the effects in a frame."""
+    return effects_of(unseal_effects(frame))
 
 
 @st.composite
@@ -100,12 +110,11 @@ def test_a_snapshot_without_poses_comes_back_equal() -> None:
 def test_another_implementation_reads_the_bodies_as_plain_msgpack() -> None:
     life = LivingField(1)
     effects = life.step()
-    raw = unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20)
+    raw = unsealed(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20)
     fields = msgpack.unpackb(raw)
     assert fields[:4] == [1, True, 3, effects.state_digest]
-    assert (
-        msgpack.unpackb(unseal(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28))[0] == "dreamed"
-    )
+    raw = unsealed(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28)
+    assert msgpack.unpackb(raw)[0] == "dreamed"
 
 
 def mutated(random_: random.Random, data: bytes) -> bytes:
@@ -145,7 +154,7 @@ def test_mutated_bodies_under_a_right_checksum_decode_to_their_schema_or_are_cor
     magic, frame = (
         (b"LWef", encode_effects(effects)) if kind == "effects" else (b"LWsn", encode_snapshot(life.snapshot))
     )
-    raw = unseal(magic, codec.SCHEMA_VERSION, frame, 1 << 28)
+    raw = unsealed(magic, codec.SCHEMA_VERSION, frame, 1 << 28)
     random_ = random.Random(1)
     outcomes = [0, 0]
     for _ in range(2000 if kind == "effects" else 400):
@@ -168,12 +177,12 @@ def test_a_small_frame_that_claims_to_be_huge_is_refused_before_it_is_unpacked()
     for declared, limit in ((1 << 26, 1 << 20), (1 << 10, 1 << 20)):
         sealed = struct.pack("<4sBBI", MAGIC, 1, 1, declared) + bomb
         with pytest.raises(CorruptRecord, match="declares"):
-            unseal(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), limit)
+            unsealed(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), limit)
 
 
 def test_frames_that_are_not_ours_are_refused() -> None:
     frame = seal(MAGIC, 1, b"content", 100)
-    assert unseal(MAGIC, 1, frame, 100) == b"content"
+    assert unsealed(MAGIC, 1, frame, 100) == b"content"
     for bad, what in (
         (b"", "short"),
         (frame[:-1], "checksum"),
@@ -181,12 +190,12 @@ def test_frames_that_are_not_ours_are_refused() -> None:
         (seal(MAGIC, 2, b"content", 100), "schema 2"),
     ):
         with pytest.raises(CorruptRecord, match=what):
-            unseal(MAGIC, 1, bad, 100)
+            unsealed(MAGIC, 1, bad, 100)
     for header, body in (((MAGIC, 1, 7, 3), b"abc"), ((MAGIC, 1, 0, 3), b"abcd"), ((MAGIC, 1, 1, 3), b"abc")):
         sealed = struct.pack("<4sBBI", *header) + body
         with pytest.raises(CorruptRecord):
-            unseal(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), 100)
-    with pytest.raises(StoreFull):
+            unsealed(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), 100)
+    with pytest.raises(WorldTooLarge):
         seal(MAGIC, 1, bytes(101), 100)
 
 
@@ -194,7 +203,7 @@ def test_extra_bytes_after_the_compressed_content_are_refused() -> None:
     body = zstandard.ZstdCompressor().compress(bytes(1000)) + b"more"
     sealed = struct.pack("<4sBBI", MAGIC, 1, 1, 1000) + body
     with pytest.raises(CorruptRecord):
-        unseal(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), 2000)
+        unsealed(MAGIC, 1, sealed + xxhash.xxh3_128_digest(sealed), 2000)
 
 
 def test_arrays_of_objects_are_not_stored() -> None:
@@ -235,7 +244,7 @@ def test_bytes_that_are_neither_true_nor_false_are_corrupt() -> None:
 def test_chunks_that_lie_absurdly_far_apart_are_neither_written_nor_read() -> None:
     life = LivingField(1)
     life.step()
-    raw = unseal(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28)
+    raw = unsealed(b"LWsn", codec.SCHEMA_VERSION, encode_snapshot(life.snapshot), 1 << 28)
     fields = msgpack.unpackb(raw)
     coordinates = np.array([[-(2**30), 0], [2**30, 0]], np.int32)
     chunk = [[5, [2, 256, 4], b""], [5, [2, 256], b""]]
@@ -259,12 +268,12 @@ def test_chunks_that_lie_absurdly_far_apart_are_neither_written_nor_read() -> No
         effects.poses,
         3,
     )
-    with pytest.raises(StoreFull, match="spread"):
+    with pytest.raises(WorldTooLarge, match=r"spans .*`worlds rewind`"):
         encode_snapshot(wanderer.snapshot)
 
 
 def test_a_record_with_an_unknown_field_is_corrupt() -> None:
-    raw = unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(LivingField(1).step()), 1 << 20)
+    raw = unsealed(b"LWef", codec.SCHEMA_VERSION, encode_effects(LivingField(1).step()), 1 << 20)
     fields = msgspec.msgpack.decode(raw)
     with pytest.raises(CorruptRecord):
         decode_effects(reframed(b"LWef", msgspec.msgpack.encode([*fields, 1])))
@@ -273,7 +282,7 @@ def test_a_record_with_an_unknown_field_is_corrupt() -> None:
 @pytest.mark.parametrize("events", [[[0, 1, 1]], [[1, 2**31, 1]], [[1, 1]], [[1, 1, 1]] * (MAX_EVENTS + 1), [], None])
 def test_events_that_cannot_have_been_are_corrupt(events: Any) -> None:
     effects = LivingField(1).steps(7)[-1]
-    fields = msgpack.unpackb(unseal(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20))
+    fields = msgpack.unpackb(unsealed(b"LWef", codec.SCHEMA_VERSION, encode_effects(effects), 1 << 20))
     assert fields[-2] == effects.events.tolist() == [[2, 7, -7]]
     fields[-2] = events
     if events == []:

@@ -9,7 +9,7 @@ import pytest
 
 from world.errors import CorruptRecord, NewerSchema
 from world.store import upgrade
-from world.store.codec import decode_effects, decode_snapshot, effects_of, snapshot_of
+from world.store.codec import decode_snapshot, effects_of, snapshot_of, unseal_effects
 from world.store.segment import decode_segment
 from world.store.upgrade import SCHEMA_VERSION, upgraded
 
@@ -36,7 +36,7 @@ def _events(held: dict[str, Any]) -> list[list[list[int]]]:
 
 
 def test_golden_effects_decode(folder: Path, held: dict[str, Any]) -> None:
-    effects = decode_effects((folder / "effects.bin").read_bytes())
+    effects = effects_of(unseal_effects((folder / "effects.bin").read_bytes()))
     assert effects.state_digest.hex() == held["state"]
     assert effects.poses.tolist() == held["poses"]
     assert effects.actions.tolist() == held["actions"]

@@ -4,8 +4,11 @@ import pytest
 
 from learner.limiter import LimiterConfig
 from tests.host_cases import LOST, MEMORY_SIZE, NUM_AGENTS, Neighbourhood
-from world.errors import CorruptRecord, DiskFull, NewerSchema, StoreFull
+from world.errors import CorruptRecord, DiskFull, NewerSchema, StoreFull, WorldTooLarge
 from world.snapshot import WorldId
+from world.store import in_process
+from world.store.log import PackedCommit
+from world.store.records import Commit
 
 FAR = 10_000
 
@@ -238,6 +241,43 @@ def test_a_full_store_is_told_and_the_world_goes_on_when_there_is_room() -> None
     assert there.tick_of(there.worlds[0]) == stood + 20
 
 
+def test_a_world_that_grew_too_large_is_let_go_and_the_others_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Neighbourhood()
+    large, other = there.worlds
+    pack, host = in_process.pack, there.host()
+    host.adopt(there.worlds)
+    host.run_until(dict.fromkeys(there.worlds, 10), 60.0)
+
+    def too_large(commit: Commit, digest: bytes) -> PackedCommit:
+        if commit.token.world == large:
+            raise WorldTooLarge("it has grown too large")
+        return pack(commit, digest)
+
+    monkeypatch.setattr(in_process, "pack", too_large)
+    report = host.run_until(dict.fromkeys(there.worlds, 60), 60.0)
+    assert [(lost.world, lost.error) for lost in report.lost] == [(large, "WorldTooLarge")]
+    assert report.ticks == {other: 60}
+    host.stop()
+    assert there.sink.rows_of(large) == list(range(1, 10))
+
+
+def test_a_world_that_is_lost_while_the_store_does_not_answer_its_commit_is_lost_once() -> None:
+    there = Neighbourhood()
+    taken, other = there.worlds
+    host = there.host()
+    host.adopt(there.worlds)
+    there.store.silent_before = 10_000
+    host.run_until(dict.fromkeys(there.worlds, FAR), 5.0)
+    there.clock.sleep(11)
+    there.host("other").adopt([taken])
+    # Commits are still lost; a renewal is answered.
+    assert [(lost.world, lost.error) for lost in host.run_until({}, 1.0).lost] == [(taken, "Fenced")]
+    there.store.silent_before = 0
+    report = host.run_until({other: 60}, 60.0)
+    assert (report.lost, report.ticks) == ((), {other: 60})
+    assert there.tick_of(taken) == 0
+
+
 def test_idle_worlds_keep_their_lease() -> None:
     there = Neighbourhood(num_worlds=1)
     host = there.host()
@@ -279,17 +319,18 @@ def test_a_world_of_another_model_or_of_other_agents_is_not_taken_and_the_others
     assert host.run_until(dict.fromkeys(there.worlds, 12), 60.0).ticks == dict.fromkeys(there.worlds, 12)
 
 
+@pytest.mark.parametrize("call", ["acquire", "load"])
 @pytest.mark.parametrize(("error", "status"), [(CorruptRecord, "quarantined"), (NewerSchema, "running")])
 def test_only_what_is_damaged_is_quarantined(
-    error: type[CorruptRecord], status: str, monkeypatch: pytest.MonkeyPatch
+    error: type[CorruptRecord], status: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a newer program wrote is as sound as it was."""
     there = Neighbourhood(num_worlds=1)
 
-    def unreadable(world: WorldId) -> None:
+    def unreadable(world: WorldId, **_: object) -> None:
         raise error("it cannot be read")
 
-    monkeypatch.setattr(there.store, "load", unreadable)
+    monkeypatch.setattr(there.store, call, unreadable)
     assert [lost.error for lost in there.host().adopt(there.worlds).lost] == [error.__name__]
     assert there.store.record(there.worlds[0]).status == status
 

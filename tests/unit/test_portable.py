@@ -374,6 +374,20 @@ def test_an_import_whose_world_is_deleted_meanwhile_leaves_nothing_and_says_so(
     assert not (history.archive.directory / world).exists()
 
 
+def test_an_exported_file_is_on_the_disk_before_it_has_its_name(
+    history: History, digests: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fsync, synced = tmp_path / "safe.zip", os.fsync, []
+
+    def noting(descriptor: int) -> None:
+        synced.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    export_world(history, WORLD, path)
+    assert synced == [(f"{path}.partial", False), (str(tmp_path), True)]
+
+
 def test_history_is_forgotten_only_up_to_a_tick_that_was_named(
     store: InProcessWorldStore, history: History, digests: list[bytes]
 ) -> None:
@@ -404,11 +418,13 @@ def test_files_that_nothing_needs_are_swept_and_others_never(
     overtaken = archive.write(WORLD, Segment(base=base, keyframe=b"", ticks=ticks[:5]))
     ahead = archive.write(WORLD, Segment(base=base, keyframe=b"", ticks=ticks))
     folder = archive.directory / WORLD
-    (folder / f"{'0' * 32}.partial").write_bytes(b"half")
+    # As a writer that was killed leaves it, of this program and of former ones.
+    (folder / f"{'0' * 32}.seg.77-0123abcd.partial").write_bytes(b"half")
+    (folder / f"{'0' * 32}.seg.partial").write_bytes(b"half")
     assert lineage.sweep(WORLD) == 0, "they may be in use"
     for path in folder.iterdir():
         os.utime(path, (0, 0))
-    assert lineage.sweep(WORLD) == 2
+    assert lineage.sweep(WORLD) == 3
     assert not (folder / f"{overtaken.name}.seg").exists()
     assert (folder / f"{ahead.name}.seg").exists(), f"it holds ticks beyond {archived_to}"
     assert audit(history, WORLD).verified

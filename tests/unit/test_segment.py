@@ -12,7 +12,7 @@ from tests.store_cases import LivingField
 from world.errors import CorruptRecord
 from world.store import segment as segments
 from world.store.codec import effects_payload, seal_effects, snapshot_payload
-from world.store.frame import seal, unseal
+from world.store.frame import seal, unseal_any
 from world.store.segment import Segment, decode_segment, encode_segment, logged
 
 BASE = bytes(range(16))
@@ -70,7 +70,7 @@ def test_mutated_segments_are_corrupt_and_nothing_else() -> None:
 
 
 def test_mutated_bodies_under_a_right_checksum_are_corrupt_too_for_the_chain_does_not_fit() -> None:
-    raw = unseal(segments._MAGIC, 1, encode_segment(segment_of(8)), 1 << 28)
+    _, raw = unseal_any(segments._MAGIC, 1, encode_segment(segment_of(8)), 1 << 28)
     random_ = random.Random(1)
     for _ in range(400):
         changed = bytearray(raw)

@@ -181,7 +181,7 @@ def test_a_store_without_room_for_a_dream_ends_the_run() -> None:
         stage.live(3)
 
 
-@pytest.mark.parametrize("error", ["CorruptRecord", "NewerSchema"])
+@pytest.mark.parametrize("error", ["CorruptRecord", "NewerSchema", "WorldTooLarge"])
 def test_a_world_that_cannot_be_hosted_is_left_out_with_its_reason_and_the_others_live(error: str) -> None:
     stage = Stage()
     broken = stage.worlds[0]

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from world.durable import refusals_told, sync_directory, write_file
-from world.errors import CorruptRecord, NoHistory, StoreError
+from world.errors import CorruptRecord, NewerSchema, NoHistory, StoreError
 from world.snapshot import WorldId
 from world.store.keys import check_world_id
 from world.store.past import SegmentRef
@@ -52,7 +52,8 @@ class Archive:
         path = self._path(world, ref)
         with _refusals_told(path):
             self._make_folder(world)
-            write_file(path, data)
+            # Another archiver may be about the same ticks.
+            write_file(path, data, several_writers=True)
 
     def file(self, world: WorldId, ref: SegmentRef) -> bytes:
         """Return a segment's file, the name of which its content has. Raises `NoHistory`, `CorruptRecord`."""
@@ -133,14 +134,15 @@ class Archive:
         """Delete files that nothing needs, an hour after they were written; return how many.
 
         They are left by an archiver that was killed, or overtaken, before its segment counted. One with ticks beyond
-        what is archived stays: after a loss of the store, it may be all that is left of them.
+        what is archived stays: after a loss of the store, it may be all that is left of them. So does one of a newer
+        program.
         """
         names, cutoff, num = {ref.name for ref in keep}, time.time() - _ORPHAN_AFTER_S, 0
         for path, there in self._files(world):
             if (path.stem in names and path.suffix == _SUFFIX) or there.st_mtime >= cutoff:
                 continue
             with _refusals_told(path):
-                if path.suffix == _SUFFIX and _last_tick(path) > archived_to:
+                if path.suffix == _SUFFIX and _reaches_beyond(path, archived_to):
                     continue
                 path.unlink(missing_ok=True)
             num += 1
@@ -174,11 +176,14 @@ class Archive:
             sync_directory(self.directory.parent)
 
 
-def _last_tick(path: Path) -> int:
+def _reaches_beyond(path: Path, tick: int) -> bool:
+    """Whether a segment's file has ticks after `tick`, or may have: nobody can say of what a newer program wrote."""
     try:
-        return decode_segment(path.read_bytes()).last
+        return decode_segment(path.read_bytes()).last > tick
+    except NewerSchema:
+        return True
     except (CorruptRecord, FileNotFoundError):
-        return -1
+        return False
 
 
 def _refusals_told(path: Path) -> AbstractContextManager[None]:

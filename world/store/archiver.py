@@ -7,7 +7,7 @@ dies in between leaves a file that nothing refers to, or a log that is longer th
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from world.errors import ConfigError, Conflict, CorruptRecord, StoreError, StoreFull, StoreUnavailable
+from world.errors import ConfigError, Conflict, CorruptRecord, NewerSchema, StoreError, StoreFull, StoreUnavailable
 from world.snapshot import WorldId
 from world.store.archive import Archive
 from world.store.codec import unseal_snapshot
@@ -71,7 +71,8 @@ class Archiver:
             except StoreUnavailable:
                 raise
             except StoreError as error:
-                refused[world] = str(error)
+                text = str(error)
+                refused[world] = text if world in text else f"world {world!r}: {text}"
         return Archived(segments, ticks, refused)
 
     def archive(self, world: WorldId, *, all_of_it: bool = False) -> list[SegmentRef]:
@@ -96,17 +97,16 @@ class Archiver:
             return None
         if self._archive.num_bytes(world) >= self._config.max_bytes_per_world:
             raise StoreFull(
-                f"world {world!r}: its archive has reached {self._config.max_bytes_per_world:,} bytes; raise"
-                " archive.max_bytes_per_world, or export the world and begin anew"
+                f"world {world!r}: its archive has reached max_bytes_per_world = {self._config.max_bytes_per_world:,};"
+                f" go on with a fork, which has an archive of its own: worlds fork {world}"
             )
         entries = self._fitting(self._past.entries(world, first, first + self._config.segment_ticks - 1))
         if not entries or entries[0].tick != first or entries[-1].tick != first + len(entries) - 1:
             raise CorruptRecord(f"world {world!r}: its log does not go on at tick {first}, up to where it is archived")
         entries = entries[: self._length(past, len(entries))]
-        keyframe = self._past.keyframe(world, first - 1)
         segment = Segment(
             base=(base := self._base(past, first)),
-            keyframe=b"" if keyframe is None else unseal_snapshot(keyframe),
+            keyframe=self._keyframe(past, first - 1),
             ticks=verified_entries(entries, base),
         )
         ref = self._archive.write(world, segment)
@@ -123,6 +123,19 @@ class Archiver:
         first, least = past.archived_to + 1, self._config.least_segment_ticks
         ends = [at - first + 1 for at in past.keyframes if least <= at - first + 1 <= num_entries]
         return ends[-1] if ends else num_entries
+
+    def _keyframe(self, past: Past, at: int) -> bytes:
+        """Return the payload of a keyframe, or nothing. Raises `CorruptRecord`."""
+        frame = self._past.keyframe(past.record.world, at)
+        try:
+            return b"" if frame is None else unseal_snapshot(frame)
+        except NewerSchema:
+            raise
+        except CorruptRecord:
+            # A line must begin with one; further on, those of the segments before lead there too.
+            if past.segment_at(at) is None:
+                raise
+            return b""
 
     def _base(self, past: Past, first: int) -> bytes:
         """Return the digest of the chain before a tick that is in the log."""

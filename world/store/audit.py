@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from world.errors import CorruptRecord, NoHistory
+from world.errors import CorruptRecord, NewerSchema, NoHistory
 from world.snapshot import Snapshot, WorldId
 from world.store.codec import effects_of, snapshot_of, unseal_snapshot
 from world.store.history import History
@@ -52,19 +52,30 @@ class Audit:
 def audit(history: History, world: WorldId) -> Audit:
     """Verify one world's own line; what lies before a fork is its parent's to verify.
 
-    Raises `UnknownWorld`, and `CorruptRecord` where there is no record to begin with.
+    Raises `UnknownWorld`, `CorruptRecord` where there is no record to begin with, and `NewerSchema` where a newer
+    program wrote any of it: whether that is sound, only it can say.
     """
     for _ in range(_ATTEMPTS):
         past = history.kept.past(world)
         walk = _Walk(history, past)
-        walk.cold()
-        walk.hot()
+        try:
+            walk.cold()
+            walk.hot()
+        except NewerSchema as error:
+            raise NewerSchema(f"world {world!r}: {error}") from None
         found = walk.found()
         now = history.kept.past(world)
         # What was archived and trimmed while it was walked through looks like a gap, and is none.
         if found.verified or (now.archived_to, now.keyframes) == (past.archived_to, past.keyframes):
             break
     return found
+
+
+def _wrong(error: CorruptRecord) -> str:
+    """Return what is wrong. Raises `NewerSchema`: what this program cannot read is not damaged."""
+    if isinstance(error, NewerSchema):
+        raise error
+    return str(error)
 
 
 class _Walk:
@@ -91,7 +102,7 @@ class _Walk:
             try:
                 segment = self._history.archive.load(self._world, ref)
             except CorruptRecord as error:
-                self._lose(str(error), past.end_of(index))
+                self._lose(_wrong(error), past.end_of(index))
                 continue
             except NoHistory as error:
                 self._check_state()
@@ -122,7 +133,7 @@ class _Walk:
             try:
                 payload = payload_of(entry)
             except CorruptRecord as error:
-                self._lose(str(error), entry.tick)
+                self._lose(_wrong(error), entry.tick)
                 self._digest = entry.digest
                 self._kept_keyframe(entry.tick)
                 continue
@@ -163,7 +174,7 @@ class _Walk:
                 effects = effects_of(logged.payload)
                 self._state.apply(effects, verify=False)
             except CorruptRecord as error:
-                self._lose(f"tick {logged.tick}: {error}", logged.tick)
+                self._lose(f"tick {logged.tick}: {_wrong(error)}", logged.tick)
                 self._digest = logged.digest
             else:
                 self._promised = effects.state_digest
@@ -195,7 +206,7 @@ class _Walk:
             elif tick == self._past.keyframes[-1]:
                 raise CorruptRecord("it is missing")
         except CorruptRecord as error:
-            self._problems.append(f"keyframe of tick {tick}: {error}")
+            self._problems.append(f"keyframe of tick {tick}: {_wrong(error)}")
             self._keyframes_broken.append(tick)
 
     def _check_keyframe(self, payload: bytes, at: int) -> bool:
@@ -210,7 +221,7 @@ class _Walk:
             if self._state is not None and snapshot.digest() != self._state.digest():
                 raise CorruptRecord("it is another state than its ticks lead to")
         except CorruptRecord as error:
-            self._problems.append(f"keyframe of tick {at}: {error}")
+            self._problems.append(f"keyframe of tick {at}: {_wrong(error)}")
             return False
         self._keyframes += 1
         self._digest, self._newest = base, at
@@ -235,7 +246,7 @@ class _Walk:
                 if digest is not None and chain(digest, payload) != entry.digest:
                     raise CorruptRecord(f"the chain of digests breaks at tick {entry.tick}")
             except CorruptRecord as error:
-                self._problems.append(f"in the log, though archived too: {error}")
+                self._problems.append(f"in the log, though archived too: {_wrong(error)}")
                 self._copies_broken = True
             digest = entry.digest
         if digest is not None and self._digest is not None and digest != self._digest:
@@ -248,7 +259,7 @@ class _Walk:
             try:
                 page = self._history.kept.entries(self._world, first, min(last, first + _PAGE - 1))
             except CorruptRecord as error:
-                self._problems.append(str(error))
+                self._problems.append(_wrong(error))
                 page = []
             yield from page
             first += _PAGE

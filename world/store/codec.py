@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array, ViewLayout
-from world.errors import CorruptRecord, StoreFull
+from world.errors import CorruptRecord, WorldTooLarge
 from world.event import MAX_EVENTS
 from world.field import Changes, Field, Layer, Uint16Array
 from world.snapshot import Float16Array, Snapshot, TickEffects
-from world.store.frame import ArrayReader, PackedArray, pack_array, seal, unseal_any
+from world.store.frame import TOO_LARGE, ArrayReader, PackedArray, pack_array, seal, unseal_any
 from world.store.upgrade import EFFECTS_UPGRADES, SCHEMA_VERSION, SNAPSHOT_UPGRADES, upgraded
 
 DIGEST_BYTES: Final = 16
@@ -90,13 +90,8 @@ _snapshot_decoder: Final = msgspec.msgpack.Decoder(_Snapshot)
 
 
 def encode_effects(effects: TickEffects) -> bytes:
-    """Return the frame of one tick's effects. Raises `StoreFull` where it exceeds `MAX_EFFECTS_BYTES`."""
+    """Return the frame of one tick's effects. Raises `WorldTooLarge` where it exceeds `MAX_EFFECTS_BYTES`."""
     return seal_effects(effects_payload(effects))
-
-
-def decode_effects(frame: bytes) -> TickEffects:
-    """Return the effects in a frame. Raises `CorruptRecord` for whatever is not exactly that."""
-    return effects_of(unseal_effects(frame))
 
 
 def seal_effects(payload: bytes) -> bytes:
@@ -113,7 +108,7 @@ def unseal_effects(frame: bytes) -> bytes:
 def effects_payload(effects: TickEffects) -> bytes:
     """Return what is chained and sealed of one tick: its schema version, one byte, and its msgpack.
 
-    Equal effects give equal payloads, whatever compresses them. Raises `StoreFull` above `MAX_EFFECTS_BYTES`.
+    Equal effects give equal payloads, whatever compresses them. Raises `WorldTooLarge` above `MAX_EFFECTS_BYTES`.
     """
     changes = effects.changes
     record = _Effects(
@@ -175,7 +170,7 @@ def effects_of(payload: bytes) -> TickEffects:
 def encode_snapshot(snapshot: Snapshot, *, chain: bytes = b"") -> bytes:
     """Return the frame of a snapshot, with the digest of the log up to it.
 
-    Raises `StoreFull` where it exceeds `MAX_SNAPSHOT_BYTES` or its cells lie too far apart to be read back.
+    Raises `WorldTooLarge` where it exceeds `MAX_SNAPSHOT_BYTES` or its cells lie too far apart to be read back.
     """
     return seal_snapshot(snapshot_payload(snapshot, chain=chain))
 
@@ -197,13 +192,13 @@ def unseal_snapshot(frame: bytes) -> bytes:
 
 
 def snapshot_payload(snapshot: Snapshot, *, chain: bytes = b"") -> bytes:
-    """Return a snapshot's schema version, one byte, and its msgpack. Raises `StoreFull` as `encode_snapshot` does."""
+    """Return a snapshot's schema version, one byte, and its msgpack. Raises as `encode_snapshot` does."""
     layout = snapshot.field.layout
     layers, num_bytes = [], snapshot.poses.nbytes + snapshot.memory.nbytes
     for layer in snapshot.field.layers:
         arrays = layer.arrays()
         if not _directory_fits(arrays["coordinates"]):
-            raise StoreFull(f"the field spans more than {MAX_DIRECTORY} chunks: the world has spread too far")
+            raise WorldTooLarge(f"the field spans more than {MAX_DIRECTORY} chunks: {TOO_LARGE}")
         num_bytes += sum(array.nbytes for array in arrays.values())
         layers.append(tuple(pack_array(arrays[name]) for name in _LAYER_ARRAYS))
     _refuse_oversize("a snapshot", num_bytes, MAX_SNAPSHOT_BYTES)
@@ -272,7 +267,7 @@ def _decode_layer(reader: ArrayReader, packed: tuple[PackedArray, PackedArray, P
 
 def _refuse_oversize(what: str, num_bytes: int, limit: int) -> None:
     if num_bytes > limit:
-        raise StoreFull(f"{what} of {num_bytes} bytes exceeds the limit of {limit}: the world has grown too large")
+        raise WorldTooLarge(f"{what} of {num_bytes} bytes exceeds the limit of {limit}: {TOO_LARGE}")
 
 
 def _directory_fits(coordinates: NDArray[np.generic]) -> bool:

@@ -1,6 +1,7 @@
 """Export: one world's own line as a zip of a manifest and frames, verified on the way out."""
 
 import errno
+import os
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from world.durable import sync_directory
 from world.errors import ConfigError, DiskFull
 from world.snapshot import WorldId
 from world.store.archive import content_name
@@ -70,7 +72,10 @@ def export_world(history: History, world: WorldId, path: Path) -> Exported:
                 hot=tuple(hot),
             )
             _write(file, MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)))
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
         partial.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"{path}: no space for the exported world; free some on that disk") from error

@@ -17,8 +17,11 @@ import xxhash
 import zstandard
 from numpy.typing import NDArray
 
-from world.errors import CorruptRecord, StoreFull
+from world.errors import CorruptRecord, WorldTooLarge
 from world.store.upgrade import check_schema
+
+TOO_LARGE: Final = "the world has grown too large; rewind it to an earlier tick with `worlds rewind`, or delete it"
+"""What a person is told of a world of which no more can be stored."""
 
 _HEADER: Final = struct.Struct("<4sBBI")
 _CHECKSUM_BYTES: Final = 16
@@ -93,9 +96,9 @@ class ArrayReader:
 
 
 def seal(magic: bytes, version: int, raw: bytes, max_raw: int, *, level: int = _ZSTD_LEVEL) -> bytes:
-    """Return the frame of `raw`, compressed where that is smaller. Raises `StoreFull` above `max_raw` bytes."""
+    """Return the frame of `raw`, compressed where that is smaller. Raises `WorldTooLarge` above `max_raw` bytes."""
     if len(raw) > max_raw:
-        raise StoreFull(f"a record of {len(raw)} bytes exceeds the limit of {max_raw}: the world has grown too large")
+        raise WorldTooLarge(f"a record of {len(raw)} bytes exceeds the limit of {max_raw}: {TOO_LARGE}")
     body, codec = raw, _RAW
     compressed = _compressor(level).compress(raw)
     if len(compressed) < len(raw):
@@ -110,14 +113,6 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     if level not in made:
         made[level] = zstandard.ZstdCompressor(level=level)
     return made[level]
-
-
-def unseal(magic: bytes, version: int, frame: bytes, max_raw: int) -> bytes:
-    """Return what was sealed in exactly this version. Raises `CorruptRecord`."""
-    got_version, raw = unseal_any(magic, version, frame, max_raw)
-    if got_version != version:
-        raise CorruptRecord(f"a {magic!r} frame has schema {got_version}, this program reads {version}")
-    return raw
 
 
 def unseal_any(magic: bytes, newest: int, frame: bytes, max_raw: int) -> tuple[int, bytes]:

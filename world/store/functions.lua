@@ -42,6 +42,40 @@ local function refused_as_fenced(meta)
   return { 'FENCED', holder[1], holder[2] }
 end
 
+local STATES = { running = true, paused = true, quarantined = true, deleted = true }
+local COUNTS = { 'ep', 'tk', 'lu', 'ct', 'cap', 'lt', 'lb', 'lk', 'capb' }
+
+-- The first field that makes no sense of those that functions count with, or nil. After the first three, one may be
+-- missing: another version of the program made the world. Fifteen digits are what a number of Lua holds exactly.
+local function damaged_field(meta)
+  for i, number in ipairs(redis.call('HMGET', meta, unpack(COUNTS))) do
+    if number and not (string.match(number, '^%d+$') and #number <= 15) or not number and i <= 3 then
+      return COUNTS[i]
+    end
+  end
+end
+
+-- The digest of one tick in the log, or nil where the log has no such tick.
+local function digest_at(log, tick)
+  local entry = redis.call('XRANGE', log, whole(tick), whole(tick), 'COUNT', 1)[1]
+  return entry and entry[2][2]
+end
+
+-- Whether a world can be at a tick with a digest. The log has both, unless the world was made at this tick, or rewound
+-- to it in its archive, and so has a keyframe of it. Then no later tick has this digest: the world would be at that one.
+local function can_be_at(meta, log, tick, digest)
+  local logged = digest_at(log, tick)
+  if logged then
+    return logged == digest
+  end
+  for _, entry in ipairs(redis.call('XRANGE', log, whole(tick + 1) .. '-0', '+')) do
+    if entry[2][2] == digest then
+      return false
+    end
+  end
+  return redis.call('EXISTS', sibling(meta, 'k:' .. whole(tick))) == 1
+end
+
 local function delete_keyframes(meta, from)
   local index = sibling(meta, 'x')
   for _, tick in ipairs(redis.call('ZRANGEBYSCORE', index, from, '+inf')) do
@@ -136,6 +170,7 @@ local function create(keys, args)
 end
 
 -- acquire  KEYS m l  ARGS owner, nonce, lease in ms
+-- Nothing is written, and above all nothing cut off, on the word of a record that is damaged.
 local function acquire(keys, args)
   local meta, log = keys[1], keys[2]
   local owner, nonce, now = args[1], args[2], now_ms()
@@ -143,8 +178,15 @@ local function acquire(keys, args)
   if not stored[1] then
     return { 'NO_WORLD' }
   end
+  if not STATES[stored[5]] then
+    return { 'DAMAGED', 'st' }
+  end
   if stored[5] ~= 'running' then
     return not_running(meta, stored[5])
+  end
+  local damaged = damaged_field(meta) or not stored[3] and 'ow'
+  if damaged then
+    return { 'DAMAGED', damaged }
   end
   local epoch, lease = tonumber(stored[1]), whole(now + tonumber(args[3]))
   if stored[2] == nonce then
@@ -155,6 +197,9 @@ local function acquire(keys, args)
   -- A lease that has more left than was ever given was given before the clock went back: it says nothing.
   if stored[3] ~= owner and left > 0 and left <= tonumber(stored[8] or left) then
     return { 'HELD', stored[3], whole(left) }
+  end
+  if not can_be_at(meta, log, tonumber(stored[6]), stored[7]) then
+    return { 'UNCHAINED', stored[6] }
   end
   cut_log(meta, log, tonumber(stored[6]))
   redis.call('HSET', meta, 'ep', whole(epoch + 1), 'no', nonce, 'ow', owner, 'lu', lease, 'lt', args[3], 'at', whole(now))
@@ -309,19 +354,6 @@ local function commit(keys, args)
   return done.answers
 end
 
--- trim  KEYS m l  ARGS epoch, nonce, keep-from tick, keyframes kept
-local function trim(keys, args)
-  local stored = redis.call('HMGET', keys[1], 'ep', 'no', 'ow')
-  if not stored[1] then
-    return { 'NO_WORLD' }
-  end
-  if fenced(stored[1], stored[2], args[1], args[2]) then
-    return { 'FENCED', stored[1], stored[3] }
-  end
-  trim_log(keys[1], keys[2], tonumber(args[3]), tonumber(args[4]))
-  return { 'OK' }
-end
-
 -- set_status  KEYS m l  ARGS status
 local function set_status(keys, args)
   local stored = redis.call('HMGET', keys[1], 'ep', 'gone')
@@ -342,5 +374,4 @@ local always = { 'allow-oom' }
 redis.register_function{ function_name = '@LIBRARY@_acquire', callback = acquire, flags = always }
 redis.register_function{ function_name = '@LIBRARY@_renew', callback = renew, flags = always }
 redis.register_function{ function_name = '@LIBRARY@_release', callback = release, flags = always }
-redis.register_function{ function_name = '@LIBRARY@_trim', callback = trim, flags = always }
 redis.register_function{ function_name = '@LIBRARY@_set_status', callback = set_status, flags = always }

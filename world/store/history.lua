@@ -3,12 +3,6 @@
 -- Further keys of a world: s segments, ZSET <first>-<last>-<name> by first tick; pin ZSET of forks by the tick they
 -- build on; pint ZSET of the same forks by the time they were pinned.
 
--- The digest of one tick in the log, or nil where the log has no such tick.
-local function digest_at(log, tick)
-  local entry = redis.call('XRANGE', log, whole(tick), whole(tick), 'COUNT', 1)[1]
-  return entry and entry[2][2]
-end
-
 -- archived  KEYS m l  ARGS archived up to, first and last tick of a segment, its last digest, its name, hot ticks,
 --                          keyframes kept, bytes that the segment's ticks have in the log
 -- The fence is what was read: whoever archived another past than the log has now cannot move on.
@@ -58,7 +52,10 @@ local function add_segments(keys, args)
   if #args == 0 or not unfinished(keys[1]) then
     return { 'DUP' }
   end
-  redis.call('ZADD', sibling(keys[1], 's'), unpack(args))
+  -- One by one: Lua hands over a few thousand arguments at most.
+  for i = 1, #args, 2 do
+    redis.call('ZADD', sibling(keys[1], 's'), args[i], args[i + 1])
+  end
   return { 'OK' }
 end
 

@@ -168,7 +168,8 @@ class History:
             except CorruptRecord as error:
                 broken = broken or error
         if broken is not None:
-            raise CorruptRecord(f"world {past.record.world!r}: nothing leads to tick {tick}: {broken}")
+            # Of its own kind: one that is only newer stays so.
+            raise type(broken)(f"world {past.record.world!r}: nothing leads to tick {tick}: {broken}")
         return None
 
     def _from(self, past: Past, keyframe: bytes, at: int, tick: int) -> Reached:

@@ -79,7 +79,7 @@ class WorldStore(Protocol):
     def acquire(self, world: WorldId, *, owner: str, nonce: bytes) -> FencingToken:
         """Take the world: epoch + 1 with this nonce. Idempotent for the same nonce; the same owner may retake.
 
-        Raises `LeaseHeld`, `UnknownWorld`, `NotRunning`.
+        Raises `LeaseHeld`, `UnknownWorld`, `NotRunning`, and `CorruptRecord`, having written nothing.
         """
 
     def renew(self, tokens: Sequence[FencingToken]) -> list[bool | Exception]:
@@ -91,8 +91,8 @@ class WorldStore(Protocol):
     def commit(self, commits: Sequence[Commit]) -> list[Ack | Exception]:
         """Make ticks durable, all in one round trip; answers in order, one for each.
 
-        An answer is an `Ack`, or the `Fenced`, `Gap`, `Conflict`, `NotRunning`, `UnknownWorld` or `StoreFull` that
-        this world met; the others' commits stand. Repeating a commit is harmless.
+        An answer is an `Ack`, or the `Fenced`, `Gap`, `Conflict`, `NotRunning`, `UnknownWorld`, `WorldTooLarge` or
+        `StoreFull` that this world met; the others' commits stand. Repeating a commit is harmless.
         """
 
     def load(self, world: WorldId) -> tuple[WorldRecord, Snapshot, tuple[TickEffects, ...]]:

@@ -132,12 +132,17 @@ class RedisWorldStore:
     def acquire(self, world: WorldId, *, owner: str, nonce: bytes) -> FencingToken:
         """Take the world: epoch + 1 with this nonce. Idempotent for the same nonce; the same owner may retake.
 
-        Raises `LeaseHeld`, `UnknownWorld`, `NotRunning`.
+        Raises `LeaseHeld`, `UnknownWorld`, `NotRunning`, and `CorruptRecord`, having written nothing.
         """
         check_owner(owner, nonce)
         self.calls.let_go(world)
         self.calls.prolonged(world)
-        _, epoch, tick, digest = self._write(world, "acquire", owner, nonce, self._lease_ms)
+        try:
+            _, epoch, tick, digest = self._write(world, "acquire", owner, nonce, self._lease_ms)
+        except CorruptRecord:
+            # What the functions of this program make no sense of may be a newer program's, which this says.
+            self.record(world)
+            raise
         self._digests[world] = {int(tick): digest}
         return FencingToken(world, int(epoch), nonce)
 
@@ -164,8 +169,8 @@ class RedisWorldStore:
     def commit(self, commits: Sequence[Commit]) -> list[Ack | Exception]:
         """Make ticks durable, all in one round trip (split at 256 commits or 1 MB); answers in order.
 
-        An answer is an `Ack`, or the `Fenced`, `Gap`, `Conflict`, `NotRunning`, `UnknownWorld` or `StoreFull` that
-        this world met; the others' commits stand. Repeating a commit is harmless.
+        An answer is an `Ack`, or the `Fenced`, `Gap`, `Conflict`, `NotRunning`, `UnknownWorld`, `WorldTooLarge` or
+        `StoreFull` that this world met; the others' commits stand. Repeating a commit is harmless.
 
         Raises `StoreUnavailable` where an outcome is unknown: some, all or none of the commits may stand.
         """
@@ -307,7 +312,8 @@ class RedisWorldStore:
             raise error
         if _code(reply) in ("OK", "DUP"):
             return None
-        return refusal(world, [part.decode() for part in reply], builds_on=builds_on)
+        # Of a damaged record, what is told may be no text.
+        return refusal(world, [part.decode("utf-8", "replace") for part in reply], builds_on=builds_on)
 
     def _answers(self, *commands: tuple[Part, ...]) -> list[Any]:
         return [self._link.answer(reply) for reply in self._link.call_all(commands)]

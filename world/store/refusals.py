@@ -5,9 +5,11 @@ from typing import Final
 
 from world.errors import (
     Conflict,
+    CorruptRecord,
     Fenced,
     Gap,
     LeaseHeld,
+    NewerSchema,
     NotRunning,
     Pinned,
     StoreError,
@@ -32,6 +34,11 @@ _IDLE: Final = {
     "deleted": "it was deleted, and its history with it",
 }
 """Why a world of each status is not running."""
+
+
+def unreadable(error: CorruptRecord) -> str:
+    """Return what stands in the place of a world's status where its record cannot be read."""
+    return "newer" if isinstance(error, NewerSchema) else "damaged"
 
 
 def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = None) -> StoreError:
@@ -65,6 +72,16 @@ def refusal(world: WorldId, answer: Sequence[str], *, builds_on: int | None = No
     if code == "CHANGED":
         return Conflict(
             f"world {world!r}: its past is another now than was read, it is at tick {details[0]}; do it again"
+        )
+    if code == "DAMAGED":
+        return CorruptRecord(
+            f"world {world!r}: its record does not verify, in field {details[0]!r}; restore it from a backup, or delete"
+            " it"
+        )
+    if code == "UNCHAINED":
+        return CorruptRecord(
+            f"world {world!r}: its log has another digest at tick {details[0]} than its record, or no such tick;"
+            " restore it from a backup, or see what `worlds repair` offers"
         )
     if code == "HELD":
         owner, left_ms = details

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from world.errors import CorruptRecord, NoHistory
+from world.errors import CorruptRecord, NewerSchema, NoHistory
 from world.snapshot import WorldId
 from world.store.audit import Audit
 from world.store.history import History
@@ -31,7 +31,8 @@ def roll_back(store: HistoricStore, lineage: Lineage, history: History, audited:
     """Take a world back to a verified tick and let it run. Return where what it did since is kept, if it did anything.
 
     That is damaged, so it cannot be a world: the bytes are kept as they are. Raises `CorruptRecord` for a tick that
-    does not verify, `LeaseHeld` if a host runs it, and as `Lineage.cut` does.
+    does not verify, `NewerSchema` for what a newer program wrote, `LeaseHeld` if a host runs it, and as `Lineage.cut`
+    does.
     """
     if not _reaches(history, audited.world, tick):
         newest = offered(history, audited)
@@ -48,6 +49,9 @@ def roll_back(store: HistoricStore, lineage: Lineage, history: History, audited:
 def _reaches(history: History, world: WorldId, tick: int) -> bool:
     try:
         return history.reach(world, tick).record.world == world and history.state_at(world, tick).tick == tick
+    except NewerSchema:
+        # Nobody is to cut off what only a newer program can judge.
+        raise
     except (CorruptRecord, NoHistory):
         return False
 

@@ -51,11 +51,12 @@ def record_of(world: WorldId, fields: Mapping[bytes, bytes], now_ms: int) -> tup
     if not fields:
         raise refusal(world, ("NO_WORLD",))
     try:
+        # First of all: what follows may not hold of a newer program's.
+        version = int(fields[b"sv"])
+        check_schema(f"world {world!r}: has", version, SCHEMA_VERSION)
         kind, status, digest = fields[b"kind"].decode(), fields[b"st"].decode(), fields[b"dg"]
         if kind not in get_args(Kind) or status not in get_args(Status) or len(digest) != DIGEST_BYTES:
             raise ValueError(f"kind {kind!r}, status {status!r}, digest of {len(digest)} bytes")
-        version = int(fields[b"sv"])
-        check_schema(f"world {world!r}: has", version, SCHEMA_VERSION)
         for upgrade in RECORD_UPGRADES[version - 1 :]:
             fields = upgrade(dict(fields))
         record = WorldRecord(

@@ -106,7 +106,7 @@ def verified_entries(entries: Sequence[LogEntry], base: bytes, *, first: LogEntr
 
 
 def encode_segment(segment: Segment, *, level: int = ARCHIVE_LEVEL) -> bytes:
-    """Return a segment's file. Raises `StoreFull` above `MAX_SEGMENT_BYTES`."""
+    """Return a segment's file. Raises `WorldTooLarge` above `MAX_SEGMENT_BYTES`."""
     heads, tails = _split([tick.payload for tick in segment.ticks])
     record = _Segment(segment.first, segment.base, segment.end, segment.keyframe, heads, tails)
     return seal(_MAGIC, _VERSION, _encoder.encode(record), MAX_SEGMENT_BYTES, level=level)

@@ -180,11 +180,6 @@ class EmbeddedServer:
         """Start the server again if it is not running; return whether that was needed."""
         return self.start()
 
-    def is_running(self) -> bool:
-        """Whether the server has loaded its data and answers."""
-        place = self._read_place()
-        return place is not None and _answering(place.socket, self._start_timeout_s) is not None
-
     def stop(self) -> None:
         """Shut the server down cleanly and wait until it has let go of the directory; harmless if none runs."""
         place = self._read_place()
