@@ -1,5 +1,6 @@
 """The ports, joined through Ray: peers are found by name, and every failure of a process is a `PeerLost`."""
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -237,19 +238,18 @@ class WeightsClient:
         return newest if newest is not None and newest.order > newer_than else None
 
     def publish(self, weights: WeightSet) -> None:
-        """Hand over weights without waiting. Raises what an earlier publication was refused with, as `DiskFull`."""
-        self._published.append(self._peer.call("publish", weights))
-        under_way = []
-        for call in self._published:
-            if not call.done():
-                under_way.append(call)
-                continue
-            try:
+        """Hand over weights without waiting.
+
+        Raises, once, what an earlier publication was refused with, as `DiskFull`; these are then not sent.
+        """
+        answered = [call for call in self._published if call.done()]
+        # Before any is read: a refusal that is kept would refuse all that is published later.
+        self._published = [call for call in self._published if call not in answered]
+        for call in answered:
+            # A store that was lost comes back with the weights it had; the next publication is newer than these.
+            with contextlib.suppress(PeerLost):
                 call.result()
-            except PeerLost:
-                # The store comes back with the weights it had; the next publication is newer than these.
-                continue
-        self._published = under_way
+        self._published.append(self._peer.call("publish", weights))
 
     def newest(self) -> WeightSet | None:
         """Return the newest weights, waiting for the answer. Raises `PeerLost`."""
@@ -268,11 +268,11 @@ class LearnerOutside:
         self._weights.publish(weights)
 
     def newest_published(self) -> tuple[int, int]:
-        """Return (epoch, version) of what was published last; (0, 0) if nothing or if that is not known."""
-        try:
-            newest = self._weights.newest()
-        except PeerLost:
-            return 0, 0
+        """Return (epoch, version) of what was published last; (0, 0) if nothing. Raises `PeerLost`.
+
+        Whoever took (0, 0) from a store that is away could give weights the epoch of a learner before it.
+        """
+        newest = self._weights.newest()
         return newest.order if newest is not None else (0, 0)
 
     def collection_state(self) -> CollectionState | None:

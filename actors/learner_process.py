@@ -45,7 +45,7 @@ class Outside(Protocol):
         """Hand over weights; does not wait."""
 
     def newest_published(self) -> tuple[int, int]:
-        """Return (epoch, version) of what was published last; (0, 0) if nothing or if that is not known."""
+        """Return (epoch, version) of what was published last; (0, 0) if nothing. Raises `PeerLost`."""
 
     def collection_state(self) -> CollectionState | None:
         """Return the state of limiter and replay; None if one is away."""

@@ -1,5 +1,6 @@
 """The configuration of a run: what each part's owner says of itself, put together, and kept in the run folder."""
 
+import sys
 from dataclasses import dataclass, field, replace
 
 from actors.host_config import WorldHostConfig
@@ -100,13 +101,18 @@ class RunConfig:
             )
 
     def limiter_for(self, num_agents: int) -> LimiterConfig:
-        """Return the limiter with room for a chunk of every world of so many agents, and for all credit.
+        """Return the limiter with room for a batch of so many agents, for a chunk of every world, and for all credit.
 
-        Hosts hand over chunks that are full: with less, all of them could wait for credit to fill theirs, for ever.
+        A batch is sampled whole or not at all. Hosts hand over chunks that are full: with less, all of them could wait
+        for credit to fill theirs, for ever.
         """
+        batch = self.learner.batch_sequences * self.learner.sampled_ticks * num_agents
+        samples = max(self.limiter.max_sample_items, batch)
         needed = self.num_worlds * num_agents * self.host.chunk_ticks + self.num_hosts * self.host.credit_items
-        ahead = max(self.limiter.max_ahead_items, needed - self.limiter.min_items)
-        return replace(self.limiter, max_ahead_items=ahead)
+        # Far enough for any batch: how far is enough follows from the rest.
+        endless = replace(self.limiter, max_sample_items=samples, max_ahead_items=sys.maxsize)
+        ahead = max(self.limiter.max_ahead_items, needed - self.limiter.min_items, endless.least_ahead_items)
+        return replace(endless, max_ahead_items=ahead)
 
     @property
     def hosts(self) -> tuple[str, ...]:

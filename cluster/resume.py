@@ -21,7 +21,7 @@ def newest_manifest(checkpoints: Path) -> Manifest | None:
 
 
 def rewind_replay(manifest: Manifest | None, config: ReplayConfig, directory: Path, shards: Sequence[str]) -> None:
-    """Forget what was inserted after the checkpoint: it would be of a future that the learner has not lived.
+    """Forget what was inserted after the checkpoint: it is of a future that the learner has not lived (sheeprl#273).
 
     Waits until processes of a killed run have let go of the shards. Raises `ReplayError` where segments no longer
     reach back, or another process goes on holding them.

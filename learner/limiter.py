@@ -91,24 +91,9 @@ class RateLimiter:
         self._draining = False
 
     @property
-    def config(self) -> LimiterConfig:
-        """The settings in force."""
-        return self._config
-
-    @property
-    def spi_actual(self) -> float:
-        """Samples per insert so far; 0 before the first insert."""
-        return self._samples / self._inserts if self._inserts else 0.0
-
-    @property
     def error(self) -> float:
         """Items that are still to be sampled for the ratio to be exact; negative if too many were."""
         return self._owed / self._denominator
-
-    @property
-    def drained(self) -> bool:
-        """A clean stop is complete: inserts are refused, and no sample will be granted any more."""
-        return self._draining and self._left_to_drain() == 0
 
     def request_inserts(self, num_items: int) -> Grant:
         """Ask to insert `num_items`: all or none. Raises `ReplayError` beyond `max_insert_items`."""

@@ -144,11 +144,14 @@ class LearnerLoop:
     def stop(self) -> LearnerReport:
         """Stop prefetching, publish, save a checkpoint, and report. Raises `DiskFull`."""
         self._prefetcher.close()
-        if self._learner.step > self._published_step:
-            self._publish()
-        if self._learner.step:
-            # There is no later checkpoint that would make good for one that a busy disk kept a shard from.
-            any(self._save() for _ in range(_LAST_TRIES))
+        try:
+            if self._learner.step > self._published_step:
+                self._publish()
+        finally:
+            # What publishing is refused with may be long over.
+            if self._learner.step:
+                # There is no later checkpoint that would make good for one that a busy disk kept a shard from.
+                any(self._save() for _ in range(_LAST_TRIES))
         return self._report()
 
     def _publish(self) -> None:

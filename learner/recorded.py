@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.limiter import Grant
-from learner.replay import ReplayShard, ShardState
+from learner.replay import ReplayShard
 from learner.ring import Columns
 from world.envs.grounded import NOWHERE, BoolArray
 
@@ -52,7 +52,7 @@ class RecordedSource:
     def __init__(self, shard: ReplayShard, *, past_ticks: int, num_draws: int) -> None:
         """Go on after this many draws, so that a training that goes on draws what it would have drawn."""
         self._shard, self._past_ticks, self._num_draws = shard, past_ticks, num_draws
-        shard.restore(ShardState(num_draws, None))
+        shard.go_on_after(num_draws)
 
     def draw(self, num_sequences: int, length: int) -> Columns:
         """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""

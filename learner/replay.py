@@ -70,7 +70,8 @@ class ShardState(NamedTuple):
     """What a checkpoint keeps of a shard: plain numbers."""
 
     num_draws: int
-    """Calls of `sample` so far: with the seed, the whole state of its random generator."""
+    """Calls of `sample` so far, for people alone: a shard that is made anew begins its draws anew. Nobody could promise
+    the same ones, for what it holds at each of them depends on who is faster."""
     watermark: Watermark | None
     """The moment of its segments; None in memory only."""
 
@@ -82,12 +83,8 @@ class SampledSequences:
     columns: Columns
     """`Transitions` columns, copied: (B, L, …)."""
     worlds: tuple[WorldId, ...]
-    epochs: Int64Array
-    """(B,)"""
     first_ticks: Int64Array
     """(B,) world tick before the first row."""
-    ages_s: Float64Array
-    """(B,) since the chunk was inserted."""
     probabilities: Float64Array
     """(B,) with which the mixture draws this sequence: 1 / (p · number of sequences) weighs it as uniform would."""
     slots: IntpArray
@@ -209,19 +206,10 @@ class ReplayShard:
         with self._mutex:
             return ShardState(self._num_draws, self._log.watermark() if self._log else None)
 
-    def restore(self, state: ShardState) -> None:
-        """Go back to a checkpoint's moment: forget, on disk too, whatever was inserted later.
-
-        For whoever resumes a whole run, once; a shard that was merely restarted keeps all it has. Otherwise a learner
-        restored from a checkpoint would learn from policies of its own future (sheeprl#273).
-
-        Raises `ReplayError`, with nothing forgotten, if the segments no longer reach that moment.
-        """
+    def go_on_after(self, num_draws: int) -> None:
+        """Draw as after so many calls of `sample`: the same as then, where nobody inserts."""
         with self._mutex:
-            if self._log and state.watermark:
-                self._log.truncate(state.watermark)
-                self._put_back(self._log)
-            self._num_draws = state.num_draws
+            self._num_draws = num_draws
 
     def close(self) -> None:
         """Seal the segments and let go of the directory; what is in memory stays."""
@@ -262,8 +250,6 @@ class ReplayShard:
         return log
 
     def _put_back(self, log: SegmentLog) -> None:
-        self._ring, self._index = None, ChunkIndex(0)
-        self._counts.restored = 0
         for frame in log.scan(self._config.budget_bytes):
             self._counts.restored += self._hold(frame.chunk, 1.0, frame.inserted_at).inserted
 
@@ -328,9 +314,7 @@ class ReplayShard:
         sampled = SampledSequences(
             columns=self._ring.gather(slots, rows, length),
             worlds=tuple(index.worlds[slot] for slot in slots),
-            epochs=index.epochs[slots],
             first_ticks=index.first_ticks[slots] + rows,
-            ages_s=self._clock() - index.inserted_at[slots],
             probabilities=chances[slots] / starts[slots],
             slots=slots,
             generations=index.generations[slots],

@@ -75,7 +75,7 @@ def restore(path: Path, tokenizer: Path | None = None) -> Restored:
     if manifest.tokenizer_digest != read.digest:
         raise CheckpointError(
             f"{directory}: was trained with tokenizer {manifest.tokenizer_digest}, got {read.digest};"
-            " name the right file with --tokenizer"
+            f" {_put_right(directory)}"
         )
     hosted = _hosted_by(run)
     return Restored(
@@ -106,7 +106,12 @@ def _tokenizer_near(directory: Path, run: Path) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise CheckpointError(f"{directory}: there is no {TOKENIZER_FILE} beside it; name the file with --tokenizer")
+    raise CheckpointError(f"{directory}: there is no {TOKENIZER_FILE} beside it; {_put_right(directory)}")
+
+
+def _put_right(directory: Path) -> str:
+    # Whoever trains or hosts has no option for it.
+    return f"put the right one at {directory / TOKENIZER_FILE}, or name it to worlds eval with --tokenizer"
 
 
 def _hosted_by(run: Path) -> _Hosted:

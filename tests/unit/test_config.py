@@ -15,7 +15,7 @@ from cluster.run_folder import RunFolder, continued, read_run
 from cluster.supervisor_config import SupervisorConfig
 from cluster.worlds import plan_worlds
 from learner.learner import LearnerConfig
-from learner.limiter import LimiterConfig
+from learner.limiter import LimiterConfig, RateLimiter
 from learner.loop import LoopConfig
 from learner.prefetch import PrefetchConfig
 from world.envs.catalog import make_env, make_policy
@@ -177,3 +177,18 @@ def test_collection_may_run_ahead_by_a_chunk_of_every_world_however_many_agents(
         chunks = config.num_worlds * agents * config.host.chunk_ticks
         assert room.min_items + room.max_ahead_items == chunks + config.num_hosts * config.host.credit_items
         assert room == replace(config.limiter, max_ahead_items=room.max_ahead_items)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("agents", [1, 8, 64])
+def test_a_batch_may_be_sampled_whole_however_many_agents(name: str, agents: int) -> None:
+    config = preset(name)
+    room = config.limiter_for(agents)
+    batch = PrefetchConfig(
+        num_sequences=config.learner.batch_sequences, length=config.learner.sampled_ticks, num_agents=agents
+    )
+    limiter = RateLimiter(room)
+    while limiter.request_inserts(room.max_insert_items):
+        pass
+    assert limiter.request_samples(batch.num_items)
+    assert room.max_ahead_items >= room.least_ahead_items

@@ -78,7 +78,7 @@ def test_a_run_folder_gives_its_newest_checkpoint_and_the_world_it_hosts(run: Pa
 
 def test_a_checkpoint_alone_needs_a_tokenizer_and_says_no_world(run: Path, tmp_path: Path) -> None:
     lone = save_checkpoint(tmp_path, {"average": restore(run).weights}, _manifest(3, restore(run).tokenizer.digest))
-    with pytest.raises(CheckpointError, match="--tokenizer"):
+    with pytest.raises(CheckpointError, match=f"put the right one at {lone / TOKENIZER_FILE}, or .* --tokenizer"):
         restore(lone)
     found = restore(lone, run / "warmup" / TOKENIZER_FILE)
     assert found.env_name is None and found.num_agents is None and found.tick.margin == 1
@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(run: Path, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="neither a checkpoint nor a run"):
         restore(tmp_path)
     other = save_checkpoint(tmp_path, {"average": restore(run).weights}, _manifest(3, "another"))
-    with pytest.raises(CheckpointError, match="was trained with tokenizer another"):
+    with pytest.raises(CheckpointError, match=r"was trained with tokenizer another, got \w+; put the right one at"):
         restore(other, run / "warmup" / TOKENIZER_FILE)
     digest = restore(run).tokenizer.digest
     bare = save_checkpoint(tmp_path / "bare", {"model": restore(run).weights}, _manifest(3, digest))

@@ -181,6 +181,20 @@ def test_stopping_saves_the_last_step_and_a_loop_that_never_stepped_saves_nothin
     assert idle.ports.saved == []
 
 
+def test_a_publication_that_is_refused_at_the_end_keeps_no_checkpoint_from_being_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(weights: WeightSet) -> None:
+        raise DiskFull("the disk was full")
+
+    bench = Bench()
+    bench.train_to(7)
+    monkeypatch.setattr(bench.ports, "publish", refuse)
+    with pytest.raises(DiskFull, match="was full"):
+        bench.loop.stop()
+    assert [step for step, _, _ in bench.ports.saved] == [7]
+
+
 def test_a_shard_that_is_busy_when_a_loop_stops_is_asked_again_for_the_last_checkpoint() -> None:
     bench = Bench()
     bench.train_to(7)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.resume import rewind_replay
 from learner.bench import homestead_chunk
-from learner.limiter import LimiterConfig, RateLimiter
+from learner.checkpoint import Manifest
+from learner.limiter import LimiterConfig, LimiterState, RateLimiter
 from learner.replay import ReplayConfig, ReplayShard
 from learner.segments import SegmentConfig
 from world.errors import ReplayError
@@ -85,18 +87,27 @@ def test_a_restarted_shard_knows_what_was_resent(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_restored_shard_holds_nothing_from_after_the_checkpoint(tmp_path: Path) -> None:
-    shard = ReplayShard(CONFIG, tmp_path)
+def test_after_a_rewind_a_shard_holds_nothing_from_after_the_checkpoint(tmp_path: Path) -> None:
+    shard = ReplayShard(CONFIG, tmp_path / "replay-0")
     for number in range(20):
         shard.insert(small_chunk("w", number))
-    shard.sample(1, 1)
     state = shard.state()
     for number in range(20, 40):
         shard.insert(small_chunk("w", number))
+    assert _ticks_of(shard, "w") == set(range(160))
     shard.close()
-    again = ReplayShard(CONFIG, tmp_path)
-    assert _ticks_of(again, "w") == set(range(160))
-    again.restore(state)
+    manifest = Manifest(
+        step=1,
+        weights_epoch=1,
+        weights_version=1,
+        limiter=LimiterState(inserts=80, samples=0),
+        replay={"replay-0": state},
+        random={},
+        model_config={},
+        tokenizer_digest="",
+    )
+    rewind_replay(manifest, CONFIG, tmp_path, ["replay-0", "replay-1"])
+    again = ReplayShard(CONFIG, tmp_path / "replay-0")
     assert _ticks_of(again, "w") == set(range(80))
     assert again.insert(small_chunk("w", 20)).inserted == 4
     again.close()

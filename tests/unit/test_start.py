@@ -100,6 +100,17 @@ def test_weights_of_another_model_are_refused(trained: Path, tmp_path: Path) -> 
         _learner(seed=2, memory_size=5).begin_from(restore(trained).weights, step=7)
 
 
+def test_a_start_without_its_tokenizer_says_where_to_put_it(trained: Path, tmp_path: Path) -> None:
+    checkpoint, warmup = trained / "checkpoints" / "step-00000007", tmp_path / "run" / "warmup"
+    # `worlds run` and `worlds train` have no option that names it.
+    aside = (trained / "warmup" / TOKENIZER_FILE).rename(tmp_path / TOKENIZER_FILE)
+    told = f"put the right one at {checkpoint / TOKENIZER_FILE}, or"
+    with pytest.raises(CheckpointError, match=f"no {TOKENIZER_FILE} beside it; {told}"):
+        bring(str(trained), tmp_path / "run" / "start", warmup, small_config(), SPEC)
+    aside.rename(checkpoint / TOKENIZER_FILE)
+    assert bring(str(trained), tmp_path / "run" / "start", warmup, small_config(), SPEC) == 7
+
+
 def test_a_start_that_is_not_there_or_damaged_is_told(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         start_path("no/such/folder")
