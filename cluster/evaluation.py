@@ -93,7 +93,8 @@ def config_of(request: EvaluationRequest) -> EvaluationConfig:
     config = EvaluationConfig.quick() if request.quick else EvaluationConfig()
     if request.seeds is not None:
         several = "," in request.seeds or "-" in request.seeds
-        config = replace(config, seeds=tuple(numbers(request.seeds if several else f"0-{_count(request.seeds) - 1}")))
+        named = numbers(request.seeds if several else f"0-{_count(request.seeds) - 1}")
+        config = replace(config, seeds=tuple(dict.fromkeys(named)))
     if request.ticks is not None:
         ticks = tuple(sorted(set(numbers(request.ticks))))
         config = replace(config, ticks=ticks, visit_ticks=tuple(t for t in ticks if t >= 8) or config.visit_ticks)
@@ -168,6 +169,7 @@ def _prepared(request: EvaluationRequest, restored: Restored, config: Evaluation
         ticker=Batched(ticker),
         margin=restored.tick.margin if spec.layout.map_rows else 0,
         memory_size=restored.model_config.memory_size,
+        dreaming=tick.dream,
     )
     reviver = Reviver(
         env_name=env_name,

@@ -69,7 +69,7 @@ class ScriptedDreamer:
 class CountingStage(Stage):
     """Counting worlds, whose truth can be asked."""
 
-    def begun(self, seed: int, *, num_agents: int | None = None) -> LiveWorld:
+    def begun(self, seed: int) -> LiveWorld:
         """A world before its first tick."""
         return counting_world(CountingEnv(), seed=seed, world=f"judged-{seed}")
 

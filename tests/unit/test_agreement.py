@@ -6,6 +6,7 @@ import torch
 
 from tests.evaluation_cases import every_look
 from tests.model_cases import stirred_model
+from world.dream import DreamConfig
 from world.envs.grounded import Int32Array
 from world.envs.homestead.live_map import VIEW
 from world.envs.homestead.tiles import AGENT_CODE, GROUND_CODE, THING_CODE
@@ -103,7 +104,7 @@ def test_a_map_makes_dreams_agree_and_screens_do_not() -> None:
         model, table, ticks, stands, margin = _recorded(env)
         truth, last = true_views(ticks, stands, table, margin)
         num_tokens = int(table.token_of.max()) + 1
-        dreams = dreamt_views(model, ticks, truth, table, margin=margin, num_tokens=num_tokens)
+        dreams = dreamt_views(model, ticks, truth, table, DreamConfig(), margin=margin, num_tokens=num_tokens)
         found[env] = screen_scores(truth, last, dreams)
     turned, mapped = found[TURNED].metrics, found[MAPPED].metrics
     for how in ("likely", "sampled"):

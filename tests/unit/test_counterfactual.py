@@ -48,13 +48,13 @@ def test_equal_states_and_different_futures_are_asked_apart() -> None:
         "ours": np.array([True, False, False, True, True]),
         "no_memory": np.array([False, False, False, False, False]),
     }
-    scores = equivalence_scores(Equivalence(same, futures))
+    scores = equivalence_scores(Equivalence(same, futures, np.arange(5)))
     rows = scores.metrics
     assert rows["compression_precision"].value == 0.5 and rows["compression_precision"].no_memory == 0.0
     # The last pair differs in a way that no future showed: it asks nothing of anybody.
     assert rows["distinction_recall"].value == 0.5 and rows["distinction_recall"].copy_last == 0.0
     assert not scores.unexplained()
-    none = equivalence_scores(Equivalence(same & False, futures | {"truth": same | True}))
+    none = equivalence_scores(Equivalence(same & False, futures | {"truth": same | True}, np.arange(5)))
     assert none.metrics == {} and set(none.reasons) >= {"compression_precision", "distinction_recall"}
 
 

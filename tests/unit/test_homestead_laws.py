@@ -21,7 +21,7 @@ from world.envs.homestead.tiles import (
     Item,
     Thing,
 )
-from world.evaluation.codes import FIRST_LANDMARK, CodeTable, is_ground, is_landmark
+from world.evaluation.codes import FIRST_LANDMARK, CodeTable, is_landmark
 from world.evaluation.homestead_laws import LAWS, broken_laws
 from world.evaluation.invariants import invariant_scores, joined
 from world.live import begin
@@ -93,7 +93,7 @@ def _bare(ticks: Transitions, *, near: tuple[int, int] | None = None) -> tuple[i
     """A cell of agent 0's window that shows bare ground, and is seen by nobody else."""
     assert TABLE is not None
     codes = TABLE.codes(ticks.next_tokens[0, 0])
-    for y, x in np.argwhere(is_ground(codes) & (codes <= GROUND_CODE + 9)):
+    for y, x in np.argwhere((codes >= GROUND_CODE) & (codes <= GROUND_CODE + 9)):
         place = ticks.poses[0, 0] + (y - 5, x - 5)
         others = np.abs(ticks.poses[0, 1:] - place).max(axis=1)
         if (others > 6).all() and (abs(y - 5) + abs(x - 5) > 1):

@@ -12,6 +12,7 @@ from world.evaluation.metrics import (
     Scores,
     brier,
     calibration_error,
+    effective_size,
     f1,
     half_life,
     merged,
@@ -76,6 +77,26 @@ def test_a_row_holds_our_interval_and_whichever_baselines_were_measured() -> Non
     assert row.copy_last == 0.0 and row.ceiling == 1.0 and row.no_memory is None and row.oracle is None
     row = share_row({"ours": np.array([True, True, False]), "ceiling": np.array([True])}, ceiling=None)
     assert (row.value, row.low, row.high) == wilson(2, 3) and row.ceiling == 1.0 and row.oracle is None
+
+
+def test_hits_of_one_episode_count_for_fewer() -> None:
+    episodes = np.repeat(np.arange(10), 20)
+    alike = np.repeat(np.arange(10) < 5, 20)
+    assert effective_size(alike, episodes) == 10.0, "whoever knows one of an episode knows all"
+    assert effective_size(np.tile(np.arange(20) < 10, 10), episodes) == 200.0, "nothing of one tells of the next"
+    assert effective_size(np.ones(200, np.bool_), episodes) == 10.0
+    mixed = effective_size(np.where(np.arange(200) % 20 < 10, alike, ~alike), episodes)
+    assert mixed == 200.0 and effective_size(alike[:20], episodes[:20]) == 1.0
+    row = share_row({"ours": alike}, ceiling=None, episodes=episodes)
+    assert (row.value, row.low, row.high) == wilson(5, 10)
+
+
+@few
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 9))
+def test_as_many_count_as_there_are_episodes_to_hits(seed: int, episodes: int, of_each: int) -> None:
+    rng = np.random.default_rng(seed)
+    hits, of = rng.random(episodes * of_each) < rng.random(), np.repeat(np.arange(episodes), of_each)
+    assert episodes <= effective_size(hits, of) <= episodes * of_each
 
 
 def test_a_baseline_without_value_needs_a_reason() -> None:

@@ -49,10 +49,11 @@ def test_edits_since_the_fork_are_scored_by_part_and_horizon() -> None:
 
 def test_who_began_anew_is_nowhere_that_a_dream_could_be() -> None:
     moment, nobody = _moment(8), np.zeros((0, 1), np.bool_)
-    scores = rollout_scores(
-        Rollouts(map_rows=2, moments={1: replace(moment, arrived=dict.fromkeys(moment.arrived, nobody))})
-    )
-    assert "poses@1" not in scores.metrics and "no episode" in scores.notes()["poses@1"]
+    gone = replace(moment, counted=np.zeros_like(moment.counted), arrived=dict.fromkeys(moment.arrived, nobody))
+    scores = rollout_scores(Rollouts(map_rows=2, moments={1: moment, 8: gone}))
+    # Nothing was to be foretold of nobody, which is no perfect score.
+    assert not [name for name in scores.metrics if name.endswith("@8")] and "no episode" in scores.notes()["*@8"]
+    assert scores.metrics["changed_f1@1"].value == 1.0 and not scores.unexplained()
 
 
 def test_skill_is_measured_against_what_a_replay_of_truth_would_reach() -> None:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.tiles import ANIMAL_CODE
 from world.evaluation.codes import BARE, COMMONS_BARE, GROWS, SAPLING, STUMP, CodeTable
-from world.evaluation.metrics import FloatArray, MetricRow, Scores, copy_last_bits, mean_of, row_of, wilson
+from world.evaluation.metrics import (
+    FloatArray,
+    MetricRow,
+    Scores,
+    copy_last_bits,
+    effective_size,
+    mean_of,
+    row_of,
+    wilson,
+)
 from world.evaluation.one_step import Answers
 from world.field import NEVER, UNSEEN, Uint16Array
 from world.trajectory import Transitions
@@ -47,7 +56,7 @@ def bin_name(bounds: tuple[int, int]) -> str:
     return f"{first}-{last}" if last < AGE_BINS[-1][1] else f"{first}+"
 
 
-def nll_by_age(answers: Answers, ages: Ages, vocab_size: int, *, seed: int = 0) -> Scores:
+def nll_by_age(answers: Answers, ages: Ages, num_tokens: int, *, seed: int = 0) -> Scores:
     """Return `nll_bits@bin`: bits for each observed cell by how long nobody had seen it, and of those never seen."""
     ticks, metrics = answers.ticks, {}
     bins = {bin_name(b): (ages.unseen_for >= b[0]) & (ages.unseen_for <= b[1]) for b in AGE_BINS}
@@ -57,7 +66,7 @@ def nll_by_age(answers: Answers, ages: Ages, vocab_size: int, *, seed: int = 0) 
         if not counted.any():
             continue
         rows = {who: _sums(answer.cell_bits * counted, counted) for who, answer in answers.foretold.items()}
-        copying = copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], counted, vocab_size)
+        copying = copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], counted, num_tokens)
         rows["copy_last"] = np.array([[copying, counted.sum()]], np.float64)
         metrics[f"nll_bits@{name}"] = row_of(rows, mean_of, seed=seed, ceiling=None, episodes=answers.worlds)
     return Scores(metrics, {"nll_bits@*.ceiling": _NO_CEILING})
@@ -84,17 +93,20 @@ def homestead_chances(ticks: Transitions, table: CodeTable, ages: Ages) -> Chanc
 def chance_gaps(answers: Answers, chances: Chances) -> Scores:
     """Return `gap_kind`: mean belief in an outcome less how often it came true; calibrated where the interval holds 0.
 
-    The interval is that of the frequency (Wilson). Copying last believes that all stays as it is.
+    The interval is that of the frequency (Wilson), in which what is met again and again in one world counts for less.
+    Copying last believes that all stays as it is.
     """
     ticks, metrics = answers.ticks, {}
     happened = ticks.next_tokens == chances.asked
     staying = ticks.tokens[..., 0] == chances.asked
     for kind, cells in chances.kinds.items():
         counted = answers.observed & cells & (chances.asked != UNSEEN)
-        total = int(counted.sum())
-        if not total:
+        if not counted.any():
             continue
-        frequency, least, most = wilson(int(happened[counted].sum()), total)
+        met = happened[counted]
+        worlds = np.arange(len(ticks)) if answers.worlds is None else answers.worlds
+        size = effective_size(met, worlds[np.nonzero(counted)[0]])
+        frequency, least, most = wilson(float(met.mean()) * size, size)
         believed = {who: float(answer.asked[counted].mean()) for who, answer in answers.foretold.items()}
         believed["copy_last"] = float(staying[counted].mean())
         ours = believed.pop("ours")

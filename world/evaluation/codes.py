@@ -10,7 +10,7 @@ import numpy as np
 
 from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.render import patch_table
-from world.envs.homestead.tiles import AGENT_CODE, ANIMAL_CODE, GROUND_CODE, LANDMARK, THING_CODE, Thing
+from world.envs.homestead.tiles import AGENT_CODE, ANIMAL_CODE, LANDMARK, THING_CODE, Thing
 from world.field import UNSEEN, Uint16Array
 from world.model.tokenizer import PatchTokenizer, Tokenizer
 
@@ -70,11 +70,6 @@ def is_body(codes: Int32Array) -> BoolArray:
 def is_thing(codes: Int32Array) -> BoolArray:
     """Whether codes (…) show a thing that lies or stands there, landmarks included."""
     return (codes >= THING_CODE) & (codes < AGENT_CODE)
-
-
-def is_ground(codes: Int32Array) -> BoolArray:
-    """Whether codes (…) show bare ground, walls included."""
-    return (codes >= GROUND_CODE) & (codes < THING_CODE)
 
 
 def is_landmark(codes: Int32Array) -> BoolArray:

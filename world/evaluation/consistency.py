@@ -51,10 +51,10 @@ def geometric_mean(rows: Counts) -> float:
     return float(np.exp(np.log(np.maximum(_shares(rows), _LEAST)).mean()))
 
 
-def agreement(ticks: Transitions) -> tuple[int, int]:
-    """Return on how many cells two agents agree, of how many that both of them see after a tick."""
+def agreement(ticks: Transitions) -> Counts:
+    """Return (T, 2): on how many cells two agents agree, of how many that both of them see after a tick."""
     height, width = ticks.next_tokens.shape[2:]
-    hits = cases = 0
+    found: Counts = np.zeros((len(ticks), 2), np.int64)
     for one in range(ticks.num_agents):
         for other in range(one + 1, ticks.num_agents):
             apart = ticks.poses[:, one] - ticks.poses[:, other]
@@ -63,8 +63,8 @@ def agreement(ticks: Transitions) -> tuple[int, int]:
                 mine = ticks.next_tokens[tick, one, max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
                 its = ticks.next_tokens[tick, other, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
                 both = (mine != UNSEEN) & (its != UNSEEN)
-                hits, cases = hits + int((both & (mine == its)).sum()), cases + int(both.sum())
-    return hits, cases
+                found[tick] += (both & (mine == its)).sum(), both.sum()
+    return found
 
 
 def _table(parts: dict[str, list[Counts]]) -> Counts:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray
 from world.evaluation.metrics import REPLAYED, Counts, MetricRow, Scores, f1, row_of, share_row
 from world.evaluation.revisit import NO_TRUTH
+from world.field import IntpArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Equivalence:
     """(P,) in truth the histories led to one state."""
     same_future: dict[str, BoolArray]
     """(P,) by "truth", "ours", "no_memory": what followed on both looked the same."""
+    episode: IntpArray
+    """(P,) which world the histories are of."""
 
 
 def counterfactual_scores(effects: dict[int, Effects], *, seed: int = 0) -> Scores:
@@ -80,11 +83,12 @@ def equivalence_scores(found: Equivalence) -> Scores:
     apart = ~found.same_state & ~found.same_future["truth"]
     if found.same_state.any():
         hits = {name: same[found.same_state] for name, same in futures.items()}
-        metrics["compression_precision"] = share_row(hits, ceiling=1.0)
+        metrics["compression_precision"] = share_row(hits, ceiling=1.0, episodes=found.episode[found.same_state])
     else:
         reasons["compression_precision"] = "no two histories led to one state"
     if apart.any():
-        metrics["distinction_recall"] = share_row({n: ~same[apart] for n, same in futures.items()}, ceiling=1.0)
+        told = {name: ~same[apart] for name, same in futures.items()}
+        metrics["distinction_recall"] = share_row(told, ceiling=1.0, episodes=found.episode[apart])
     else:
         reasons["distinction_recall"] = "no two histories led to different futures"
     return Scores(metrics, reasons)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Uint8Array
 from world.evaluation.metrics import FloatArray, MetricRow, Scores, mean_of, row_of, share_row
 from world.evaluation.one_step import Answers
-from world.field import UNSEEN
+from world.field import UNSEEN, IntpArray
 from world.trajectory import STAY
 
 PLAYER = 13
@@ -107,14 +107,17 @@ def _edits(answers: Answers, parts: Mapping[str, BoolArray]) -> dict[str, Metric
     ticks, metrics = answers.ticks, dict[str, MetricRow]()
     last, truth = ticks.tokens[..., 0], ticks.next_tokens
     edited = answers.counted & (truth != last)
+    worlds = _worlds(answers)
     for name, inside in parts.items():
         edits = edited & inside
         if not edits.any():
             continue
-        metrics[f"edits_{name}"] = share_row({"ours": inside[edited]}, ceiling=None)
+        metrics[f"edits_{name}"] = share_row(
+            {"ours": inside[edited]}, ceiling=None, episodes=worlds[np.nonzero(edited)[0]]
+        )
         hits = {who: (told.tokens == truth)[edits] for who, told in answers.foretold.items()}
         copied = {"copy_last": np.zeros(int(edits.sum()), np.bool_)}
-        metrics[f"foretold_{name}"] = share_row(hits | copied, ceiling=None)
+        metrics[f"foretold_{name}"] = share_row(hits | copied, ceiling=None, episodes=worlds[np.nonzero(edits)[0]])
     return metrics
 
 
@@ -125,14 +128,21 @@ def _by_act(answers: Answers, seed: int) -> dict[str, MetricRow]:
         rows = acts.all(axis=1)
         if not rows.any():
             continue
-        worlds = None if answers.worlds is None else answers.worlds[rows]
+        worlds = _worlds(answers)[rows]
         agents = np.full(int(rows.sum()), float(ticks.num_agents))
         bits = {who: np.stack([told.bits[rows], agents], axis=1) for who, told in answers.foretold.items()}
         metrics[f"bits@{name}"] = row_of(bits, mean_of, seed=seed, ceiling=None, episodes=worlds)
         right = {who: (told.displacement == ticks.displacement)[rows].ravel() for who, told in answers.foretold.items()}
         stayed = {"copy_last": (ticks.displacement[rows] == STAY).ravel()}
-        metrics[f"displacement@{name}"] = share_row(right | stayed, ceiling=1.0)
+        metrics[f"displacement@{name}"] = share_row(
+            right | stayed, ceiling=1.0, episodes=np.repeat(worlds, ticks.num_agents)
+        )
     return metrics
+
+
+def _worlds(answers: Answers) -> IntpArray:
+    """Return (T,) which world each tick is of."""
+    return np.arange(len(answers.ticks)) if answers.worlds is None else answers.worlds
 
 
 def _sums(values: NDArray[np.float64]) -> FloatArray:

@@ -12,7 +12,6 @@ from world.envs.grounded import BoolArray, Float32Array
 from world.evaluation.foretell import REWARD_EVENT
 from world.evaluation.metrics import Counts, FloatArray, Scores, brier, calibration_error, f1, merged, row_of
 from world.evaluation.one_step import Answers
-from world.field import IntpArray
 
 
 def event_scores(answers: Answers, *, seed: int = 0) -> Scores:
@@ -27,8 +26,8 @@ def event_scores(answers: Answers, *, seed: int = 0) -> Scores:
     endings = {name: here * answer.ending for name, answer in foretold.items()}
     return merged(
         [
-            _scores("reward", rewards, given, right, answers.worlds, seed),
-            _scores("termination", endings, ended, dict.fromkeys(endings, ended), answers.worlds, seed),
+            _scores("reward", rewards, given, right, answers, seed),
+            _scores("termination", endings, ended, dict.fromkeys(endings, ended), answers, seed),
         ]
     )
 
@@ -50,28 +49,28 @@ def _scores(
     believed: dict[str, Float32Array],
     happened: BoolArray,
     right: dict[str, BoolArray],
-    worlds: IntpArray | None,
+    answers: Answers,
     seed: int,
 ) -> Scores:
-    nothing = np.zeros(happened.shape, np.float32)
-    pairs = {who: _pairs(belief, happened) for who, belief in (believed | {"copy_last": nothing}).items()}
+    nothing, here, worlds = np.zeros(happened.shape, np.float32), answers.here, answers.worlds
+    pairs = {who: _told(belief, happened, here) for who, belief in (believed | {"copy_last": nothing}).items()}
     metrics = {
         f"{name}_{how}": row_of(pairs, partial(_of_columns, score), seed=seed, ceiling=0.0, episodes=worlds)
         for how, score in (("brier", brier), ("calibration", calibration_error))
     }
     if not happened.any():
-        return Scores(metrics, {f"{name}_f1": f"no {name} was met in {happened.size} agent-ticks"})
+        return Scores(metrics, {f"{name}_f1": f"no {name} was met in {here.sum()} agent-ticks"})
     counts = {who: event_counts(belief >= 0.5, happened, right[who]) for who, belief in believed.items()}
     counts["copy_last"] = event_counts(nothing > 0, happened, happened)
     found = row_of(counts, f1, seed=seed, ceiling=1.0, episodes=worlds)
     return Scores({f"{name}_f1": found, **metrics}, {})
 
 
-def _pairs(believed: Float32Array, happened: BoolArray) -> FloatArray:
-    """Return (T, A, 2) belief and event."""
-    return np.stack([believed.astype(np.float64), happened.astype(np.float64)], axis=-1)
+def _told(believed: Float32Array, happened: BoolArray, here: BoolArray) -> FloatArray:
+    """Return (T, A, 3) belief, event, and whether there was anybody of whom to believe it."""
+    return np.stack([believed, happened, here], axis=-1).astype(np.float64)
 
 
 def _of_columns(score: Callable[[FloatArray, BoolArray], float], rows: FloatArray) -> float:
-    flat = rows.reshape(-1, 2)
-    return score(flat[:, 0], flat[:, 1] > 0)
+    told = rows[rows[..., 2] > 0]
+    return score(told[:, 0], told[:, 1] > 0)

@@ -55,15 +55,17 @@ def agreement_scores(ticks: Mapping[str, Mapping[int, Transitions]], *, seed: in
 
     On a shared map it is 1 by construction, and this proves that it was built so.
     """
-    rows = {
-        who: np.array([agreement(row) for row in of_ticks.values()], np.float64)
-        for who, of_ticks in ticks.items()
-        if who != "truth"
-    }
+    rows = {who: _agreed(of_ticks) for who, of_ticks in ticks.items() if who != "truth"}
     if not rows["ours"][:, 1].any():
         return Scores({}, {"xa": "no two agents saw one cell at one tick"})
-    truth = np.array([agreement(row) for row in ticks["truth"].values()], np.float64)
-    return Scores({"xa": row_of(rows, mean_of, seed=seed, ceiling=mean_of(truth))}, {})
+    ceiling = mean_of(_agreed(ticks["truth"]))
+    return Scores({"xa": row_of(rows, mean_of, seed=seed, ceiling=ceiling)}, {})
+
+
+def _agreed(of_ticks: Mapping[int, Transitions]) -> FloatArray:
+    """Return (E, 2) cells on which two agents agree, of how many, in each world."""
+    agreed: FloatArray = np.stack([agreement(row) for row in of_ticks.values()]).sum(axis=0, dtype=np.float64)
+    return agreed
 
 
 def _rate(found: Violations, laws: list[str], first: int, last: int, seed: int) -> MetricRow:

@@ -88,18 +88,20 @@ def bootstrap(
     return statistic(rows), float(low), float(high)
 
 
-def copy_last_bits(truth: Uint16Array, last: Uint16Array, counted: BoolArray, vocab_size: int) -> float:
-    """Return bits of tokens (…) under "as last seen", at the best single rate of change."""
+def copy_last_bits(truth: Uint16Array, last: Uint16Array, counted: BoolArray, num_tokens: int) -> float:
+    """Return bits of tokens (…) under "as last seen", at the best single rate of change to any other of `num_tokens`,
+    of which one is UNSEEN.
+    """
     total = int(counted.sum())
     changed = int(((truth != last) & counted).sum())
     if not changed:
         return 0.0
     rate = changed / total
     stay = -(total - changed) * np.log2(1 - rate) if changed < total else 0.0
-    return float(stay - changed * np.log2(rate / (vocab_size - 2)))
+    return float(stay - changed * np.log2(rate / (num_tokens - 2)))
 
 
-def wilson(hits: int, total: int) -> tuple[float, float, float]:
+def wilson(hits: float, total: float) -> tuple[float, float, float]:
     """Return the share of hits and its 95% score interval (Wilson 1927); (0, 0, 1) of nothing."""
     if not total:
         return 0.0, 0.0, 1.0
@@ -107,6 +109,21 @@ def wilson(hits: int, total: int) -> tuple[float, float, float]:
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
     return share, min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def effective_size(hits: BoolArray, episodes: IntpArray) -> float:
+    """Return for how many independent ones hits (n,) of episodes (n,) count: between the number of episodes and n.
+
+    As many as would have the variance that the share has over episodes (Korn and Graubard 1998, Survey Methodology 24,
+    equation 2.2); where all hit or none, that cannot be told, and each episode counts once.
+    """
+    _, index = np.unique(episodes, return_inverse=True)
+    size, found = np.bincount(index), np.bincount(index, hits)
+    share, number = hits.mean(), len(size)
+    if share in (0.0, 1.0) or number < 2:
+        return float(number)
+    variance = ((found - share * size) ** 2).sum() / len(hits) ** 2 * number / (number - 1)
+    return float(np.clip(share * (1 - share) / max(variance, 1e-12), number, len(hits)))
 
 
 def brier(believed: FloatArray, happened: BoolArray) -> float:
@@ -162,9 +179,14 @@ def row_of(
     return MetricRow(value=value, low=low, high=high, **beside)
 
 
-def share_row(hits: Mapping[str, BoolArray], *, ceiling: float | None) -> MetricRow:
-    """Return the share of independent hits `ours` (n,) with its Wilson interval, beside the baselines' shares."""
-    value, low, high = wilson(int(hits["ours"].sum()), hits["ours"].size)
+def share_row(hits: Mapping[str, BoolArray], *, ceiling: float | None, episodes: IntpArray | None = None) -> MetricRow:
+    """Return the share of hits `ours` (n,) with its Wilson interval, beside the baselines' shares.
+
+    `episodes` as of `bootstrap`: hits of one are not independent, and count for fewer.
+    """
+    ours = hits["ours"]
+    size = ours.size if episodes is None or not ours.size else effective_size(ours, episodes)
+    value, low, high = wilson(float(ours.mean()) * size if ours.size else 0.0, size)
     beside = {name: float(hits[name].mean()) if name in hits and hits[name].size else None for name in BASELINES}
     if beside["ceiling"] is None:
         beside["ceiling"] = ceiling

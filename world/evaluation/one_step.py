@@ -23,7 +23,7 @@ from world.evaluation.metrics import (
 from world.field import NOW, UNSEEN, IntpArray, Uint16Array
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel
-from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions
+from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions, displacement_of
 from world.window import owners, unmerged
 
 
@@ -105,7 +105,7 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
 
     found = {name: edits(answer.tokens) for name, answer in foretold.items()} | {"copy_last": edits(last)}
     if ceiling:
-        found["ceiling"] = edits(_through_pixels(tokenizer, truth, ticks.next_status, last))
+        found["ceiling"] = edits(_through_pixels(tokenizer, ticks))
     moved = {name: shares(answer.displacement) for name, answer in foretold.items()}
     moved["copy_last"] = shares(np.full_like(ticks.displacement, STAY))
     rows = {
@@ -118,7 +118,7 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
             who: np.stack([answer.bits - summed(answer.cell_bits, left_out), num_here], axis=1)
             for who, answer in foretold.items()
         }
-        copying = _copying_bits(ticks, among, here, tokenizer.vocab_size) / max(num_here.sum(), 1)
+        copying = _copying_bits(ticks, among, here, tokenizer.num_tokens) / max(num_here.sum(), 1)
         row = row_of(bits, mean_of, seed=seed, ceiling=None, episodes=worlds)
         rows[name] = replace(row, copy_last=copying)
     if ticks.status.size:
@@ -128,13 +128,13 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
     return rows
 
 
-def _copying_bits(ticks: Transitions, observed: BoolArray, here: BoolArray, vocab_size: int) -> float:
+def _copying_bits(ticks: Transitions, observed: BoolArray, here: BoolArray, num_tokens: int) -> float:
     """Return the bits of all that `nll_bits` asks, under "as it was, where it was"."""
     stayed = np.full(ticks.displacement.shape, STAY, np.uint16)
     moved, held = ticks.displacement.astype(np.uint16), np.broadcast_to(here[..., None], ticks.status.shape)
     return (
-        copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], observed, vocab_size)
-        + copy_last_bits(ticks.next_status, ticks.status, held, vocab_size)
+        copy_last_bits(ticks.next_tokens, ticks.tokens[..., 0], observed, num_tokens)
+        + copy_last_bits(ticks.next_status, ticks.status, held, num_tokens)
         + copy_last_bits(moved, stayed, here, NUM_DISPLACEMENTS + 1)
     )
 
@@ -166,19 +166,28 @@ def _with_truth(ticks: Transitions, oracle: Uint16Array) -> Transitions:
     return replace(ticks, tokens=tokens, ages=ages)
 
 
-def _through_pixels(tokenizer: Tokenizer, truth: Uint16Array, status: Uint16Array, last: Uint16Array) -> Uint16Array:
-    """Return true tokens (T, A, H, W) as they come back from being drawn and read: what no model can surpass."""
+def _through_pixels(tokenizer: Tokenizer, ticks: Transitions) -> Uint16Array:
+    """Return true tokens (T, A, H, W) of what is in view after a tick as they come back from being drawn and read."""
+    truth = ticks.next_tokens
     if not tokenizer.noise:
         return truth
     layout = tokenizer.layout
     rows, cols = layout.map_rows or layout.rows, layout.cols
-    y, x = (truth.shape[2] - rows) // 2, (truth.shape[3] - cols) // 2
-    grids = truth[:, :, y : y + rows, x : x + cols].reshape(-1, rows, cols)
+    margin = np.array(truth.shape[2:]) - (rows, cols)
+    moved = displacement_of(ticks.displacement) if layout.map_rows else np.zeros((*truth.shape[:2], 2), np.int32)
+    low = (margin // 2 + moved).clip(0, margin)
+    tick, agent = np.ogrid[: truth.shape[0], : truth.shape[1]]
+    place = (
+        tick[..., None, None],
+        agent[..., None, None],
+        low[..., 0, None, None] + np.arange(rows)[:, None],
+        low[..., 1, None, None] + np.arange(cols),
+    )
+    grids = truth[place].reshape(-1, rows, cols)
     if layout.status_cells:
-        grids = np.concatenate([grids, status.reshape(len(grids), -1, cols)], axis=1)
-    read = tokenizer.encode(tokenizer.decode(grids))[:, :rows].reshape(*truth.shape[:2], rows, cols)
-    back = last.copy()
-    back[:, :, y : y + rows, x : x + cols] = read
+        grids = np.concatenate([grids, ticks.next_status.reshape(len(grids), -1, cols)], axis=1)
+    back = ticks.tokens[..., 0].copy()
+    back[place] = tokenizer.encode(tokenizer.decode(grids))[:, :rows].reshape(*truth.shape[:2], rows, cols)
     return back
 
 

@@ -66,12 +66,13 @@ def _moving(found: Returns, table: CodeTable, before: Int32Array, truth: Int32Ar
     was = (before == ANIMAL_CODE).any(axis=(1, 2))
     if not was.any():
         return None
-    is_there = (truth == ANIMAL_CODE).any(axis=(1, 2))
     rows = {}
     for name, answer in (found.answers | {"copy_last": found.before}).items():
-        shown = (table.codes(answer) == ANIMAL_CODE).any(axis=(1, 2))
-        gaps = (shown.astype(np.int64) - is_there) * was
-        rows[name] = sums_by_world(gaps[:, None, None], was[:, None, None], found)
+        looked = found.looked.get(name, np.ones(answer.shape, np.bool_))
+        shown, is_there = (((codes == ANIMAL_CODE) & looked).any(axis=(1, 2)) for codes in (table.codes(answer), truth))
+        counted = was & looked.any(axis=(1, 2))
+        gaps = (shown.astype(np.int64) - is_there) * counted
+        rows[name] = sums_by_world(gaps[:, None, None], counted[:, None, None], found)
     return row_of(rows, mean_of, seed=seed, ceiling=0.0)
 
 

@@ -3,7 +3,7 @@
 A protocol that is interrupted is scored as far as it was played.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from world.evaluation.agreement import screen_scores
 from world.evaluation.by_age import chance_gaps, homestead_chances, nll_by_age
 from world.evaluation.codes import CodeTable
 from world.evaluation.consistency import Consistency, consistency_scores
-from world.evaluation.counterfactual import counterfactual_scores, equivalence_scores
+from world.evaluation.counterfactual import Effects, counterfactual_scores, equivalence_scores
 from world.evaluation.crafter_limits import CrafterTruth, limit_scores
 from world.evaluation.cross_agent import cross_agent_scores
 from world.evaluation.events import event_scores
@@ -33,9 +33,9 @@ from world.evaluation.plays.returns import ReturnPlay, play_returns
 from world.evaluation.plays.rollouts import RolloutPlay, play_rollouts
 from world.evaluation.plays.stage import Progress, Stage
 from world.evaluation.plays.visits import Revives, VisitPlay, play_visits
-from world.evaluation.prompted import prompt_scores
+from world.evaluation.prompted import Prompted, prompt_scores
 from world.evaluation.questions import question_scores
-from world.evaluation.revisit import NO_TRUTH, revisit_scores
+from world.evaluation.revisit import NO_TRUTH, Returns, revisit_scores
 from world.evaluation.rollout import Rollouts, rollout_scores, worst_episodes
 from world.evaluation.screens import dreamt_views, true_views
 from world.field import UNSEEN, Uint16Array
@@ -123,7 +123,7 @@ class Report:
     scores: Scores
     seeds: tuple[int, ...]
     episodes: int
-    """What was resampled for the intervals: worlds, returns or visits."""
+    """Worlds that were resampled for the intervals."""
     interrupted: bool
     films: list[Film] = field(default_factory=list)
 
@@ -181,7 +181,7 @@ class Evaluation:
         parts = [
             Scores(edit_scores(answers, tokenizer), {"nll_bits*.ceiling": "the tokenizer alone gives no odds"}),
             event_scores(answers),
-            nll_by_age(answers, ages, tokenizer.vocab_size),
+            nll_by_age(answers, ages, tokenizer.num_tokens),
             *([chance_gaps(answers, chances)] if chances else []),
             *([rule_scores(answers, np.stack(record.rules_bits), told)] if told and record.rules_bits else []),
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
@@ -209,7 +209,9 @@ class Evaluation:
         truth, last = true_views(ticks, np.stack(record.stands), table, margin)
         known = self._stage.tokenizer.num_tokens
         # Only of homestead it is known who looks where, and its agents are solid.
-        dreams = dreamt_views(self._model, ticks, truth, table, margin=margin, num_tokens=known, solid=True)
+        dreams = dreamt_views(
+            self._model, ticks, truth, table, self._stage.dreaming, margin=margin, num_tokens=known, solid=True
+        )
         scores = screen_scores(truth, last, dreams, worlds=held_out.worlds)
         return self._report("agreement", scores, record.num_worlds)
 
@@ -264,13 +266,15 @@ class Evaluation:
 
     def _revisit(self) -> Report:
         play = self._played_returns()
-        return self._report("revisit", revisit_scores(play.returns, self._table), _returned(play))
+        return self._report("revisit", revisit_scores(play.returns, self._table), _worlds_of(play.returns.values()))
 
     def _permanence(self) -> Report:
         if self._table is None:
             raise EnvironmentUnusable(f"{self._stage.env_name}: what is a thing can be told in homestead alone")
         play = self._played_returns()
-        return self._report("permanence", permanence_scores(play.returns, self._table), _returned(play))
+        return self._report(
+            "permanence", permanence_scores(play.returns, self._table), _worlds_of(play.returns.values())
+        )
 
     def _played_returns(self) -> ReturnPlay:
         if self._returns is None:
@@ -300,8 +304,12 @@ class Evaluation:
                 progress=self._progress,
             )
         )
-        episodes = sum(len(visits.kind) for visits in play.visits.values())
-        return self._report("cross-agent", cross_agent_scores(play.visits), episodes, seeds=seeds)
+        scores = cross_agent_scores(play.visits)
+        if play.failed:
+            scores.reasons["visits"] = (
+                f"{play.failed} of {play.failed + play.num_visits} came to nothing in truth itself"
+            )
+        return self._report("cross-agent", scores, play.num_worlds, seeds=seeds)
 
     def _counterfactual(self) -> Report:
         config, play = self._config, ForkPlay()
@@ -331,8 +339,7 @@ class Evaluation:
         equivalence = play.equivalence()
         parts = [counterfactual_scores(play.all_effects())]
         parts += [equivalence_scores(equivalence)] if equivalence else []
-        pairs = sum(len(effects.episode) for effects in play.all_effects().values())
-        return self._report("counterfactual", merged(parts), pairs)
+        return self._report("counterfactual", merged(parts), _worlds_of(play.all_effects().values()))
 
     def _events(self) -> Report:
         config, play = self._config, PromptPlay()
@@ -348,8 +355,7 @@ class Evaluation:
             )
         )
         prompted = play.all_prompted()
-        pairs = max((len(found.kind) for found in prompted.values()), default=0)
-        return self._report("events", prompt_scores(prompted, play.phrases), pairs)
+        return self._report("events", prompt_scores(prompted, play.phrases), _worlds_of(prompted.values()))
 
     def _invariants(self) -> Report:
         if self._table is None or not self._is_map:
@@ -402,9 +408,10 @@ class Evaluation:
         films: list[Film] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Report:
+        alone = {"intervals": "of one world, which says nothing of others: name more"} if episodes == 1 else {}
         return Report(
             protocol=protocol,
-            scores=scores,
+            scores=Scores(scores.metrics, scores.reasons | alone),
             seeds=tuple(self._config.seeds if seeds is None else seeds),
             episodes=episodes,
             interrupted=self._interrupted,
@@ -412,8 +419,9 @@ class Evaluation:
         )
 
 
-def _returned(play: ReturnPlay) -> int:
-    return sum(len(returns.episode) for returns in play.returns.values())
+def _worlds_of(parts: Iterable[Effects | Prompted | Returns]) -> int:
+    """Return how many worlds something was played in."""
+    return len({world for part in parts for world in part.episode.tolist()})
 
 
 def _film(play: RolloutPlay, episode: int, seed: int) -> Film:

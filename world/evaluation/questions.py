@@ -41,7 +41,8 @@ def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> S
     """
     ticks = held_out.ticks
     observed = merged_once(model, ticks) & (ticks.next_tokens != UNSEEN)
-    ours, forgetful = (_asked(model, told, observed) for told in (ticks, without_memory(ticks)))
+    known = ticks.tokens[..., 0] != UNSEEN
+    ours, forgetful = (_asked(model, told, observed, known) for told in (ticks, without_memory(ticks)))
     here = ~gone(ticks.poses)
     common = np.bincount(ticks.actions[here]).argmax()
     guessed = np.stack([(here & (ticks.actions == common)).sum(1), here.sum(1)], 1).astype(np.float64)
@@ -76,13 +77,16 @@ def question_scores(model: WorldModel, held_out: HeldOut, *, seed: int = 0) -> S
 
 
 @torch.inference_mode()
-def _asked(model: WorldModel, ticks: Transitions, observed: BoolArray) -> Told:
-    starts = range(0, len(ticks), _ROWS_AT_ONCE)
-    parts = [_asked_of(model, ticks[i : i + _ROWS_AT_ONCE], observed[i : i + _ROWS_AT_ONCE]) for i in starts]
+def _asked(model: WorldModel, ticks: Transitions, observed: BoolArray, known: BoolArray) -> Told:
+    """Ask of cells (T, A, H, W) that are observed; whoever is told less is asked of the same."""
+    some = (slice(i, i + _ROWS_AT_ONCE) for i in range(0, len(ticks), _ROWS_AT_ONCE))
+    parts = [_asked_of(model, ticks[rows], observed[rows], known[rows]) for rows in some]
     return Told(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _asked_of(
+    model: WorldModel, ticks: Transitions, observed: BoolArray, known: BoolArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     device, here = model.device, torch.from_numpy(~gone(ticks.poses)).to(model.device)
     slots = slots_of(ticks).to(device)
 
@@ -90,7 +94,7 @@ def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tup
         return torch.from_numpy(column.astype(np.int64)).to(device)
 
     actions, moved, truth = tensor(ticks.actions), tensor(ticks.displacement), tensor(ticks.next_tokens)
-    seen = torch.from_numpy(observed).to(device)
+    seen, old = (torch.from_numpy(cells).to(device) for cells in (observed, known))
     shown = torch.where(truth > 0, truth, model.mask)
     everything = Query(slots, None, moved, shown, tensor(ticks.next_status))
     named = model.answer(everything).action_logits().argmax(-1)
@@ -98,12 +102,12 @@ def _asked_of(model: WorldModel, ticks: Transitions, observed: BoolArray) -> tup
 
     forward = model.answer(Query(slots, actions, moved))
     bits = bits_of(torch.log_softmax(forward.token_logits().float(), -1), truth)
-    unseen = seen & (slots.tokens[..., 0] == UNSEEN)
+    unseen = seen & ~old
     fill = _tally(torch.where(unseen, bits, 0.0).sum((1, 2, 3)), unseen.sum((1, 2, 3)))
 
     half = torch.arange(truth.shape[3], device=device) % 2 == 0
     told = forward.given(tokens=torch.where(half, shown, model.mask))
-    asked = seen & ~half & (slots.tokens[..., 0] != UNSEEN)
+    asked = seen & ~half & old
     saved = torch.where(asked, bits - bits_of(torch.log_softmax(told.token_logits().float(), -1), truth), 0.0)
     return inverse, fill, _tally(saved.sum((1, 2, 3)), here.sum(1))
 

@@ -73,7 +73,7 @@ def revisit_scores(returns: Mapping[int, Returns], table: CodeTable | None, *, s
         looks["copy_last"] = sums_by_world(counted, counted, found)
         if counted.any():
             metrics[f"revisit_looked@{k}"] = row_of(looks, mean_of, seed=seed, ceiling=1.0)
-        metrics[f"revisit_arrived@{k}"] = share_row(found.arrived, ceiling=1.0)
+        metrics[f"revisit_arrived@{k}"] = share_row(found.arrived, ceiling=1.0, episodes=found.episode)
         if "replay" in found.arrived:
             reasons[f"revisit_arrived@{k}"] = REPLAYED.format(found.arrived["replay"].mean())
         reasons[f"revisit_arrived@{k}.copy_last"] = "it has no agents"

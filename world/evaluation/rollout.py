@@ -45,7 +45,7 @@ class Moment:
     answers: dict[str, Uint16Array]
     """(E, A, R, C) by "ours", "no_memory", "oracle", "ceiling", and "replay": truth again with other luck."""
     arrived: dict[str, BoolArray]
-    """(E, A) whether the agent is where truth's is."""
+    """(G, A) whether the agent is where truth's is, of the G episodes that go on."""
 
 
 @dataclass(slots=True)
@@ -75,15 +75,16 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
         "*.oracle": "the truth of cells out of sight cannot be asked in this environment",
     }
     for k, moment in sorted(record.moments.items()):
+        if not moment.counted.any():
+            reasons[f"*@{k}"] = "no episode lasted that long"
+            continue
         metrics[f"changed_f1@{k}"] = row_of(_edits(record, moment, _map), f1, seed=seed, ceiling=None)
         if record.map_rows and record.map_rows < moment.truth.shape[2]:
             metrics[f"status_f1@{k}"] = row_of(_edits(record, moment, _status), f1, seed=seed, ceiling=None)
         if record.map_rows:
             hits = {name: arrived.ravel() for name, arrived in moment.arrived.items()}
-            if not hits["ours"].size:
-                reasons[f"poses@{k}"] = "no episode lasted that long"
-                continue
-            metrics[f"poses@{k}"] = share_row(hits, ceiling=1.0)
+            worlds = np.repeat(np.arange(len(moment.arrived["ours"])), moment.truth.shape[1])
+            metrics[f"poses@{k}"] = share_row(hits, ceiling=1.0, episodes=worlds)
             if "replay" in hits:
                 reasons[f"poses@{k}"] = REPLAYED.format(hits["replay"].mean())
         if "replay" in moment.answers:
@@ -130,7 +131,7 @@ def _edits(record: Rollouts, moment: Moment, part: _Part) -> dict[str, Counts]:
 
 
 def _skills(record: Rollouts, seed: int) -> tuple[dict[str, MetricRow], dict[str, str]]:
-    counts = {k: _edits(record, moment, _map) for k, moment in sorted(record.moments.items())}
+    counts = {k: _edits(record, moment, _map) for k, moment in sorted(record.moments.items()) if moment.counted.any()}
     reasons: dict[str, str] = {}
     best = "replay" if all("replay" in of_k for of_k in counts.values()) else "ceiling"
     for k in list(counts):

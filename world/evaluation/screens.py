@@ -42,6 +42,7 @@ def dreamt_views(
     ticks: Transitions,
     truth: Views,
     table: CodeTable,
+    dream: DreamConfig,
     *,
     margin: int,
     num_tokens: int,
@@ -49,8 +50,8 @@ def dreamt_views(
 ) -> dict[str, dict[str, Views]]:
     """Return what agents see in dreams of one tick, by how it is drawn, then by who dreams, as `screen_scores` reads.
 
-    On screens it is read where the agents truly are; on a map, where they are in the dream. Of the vocabulary the first
-    `num_tokens` stand for something. `solid` as of `EnvSpec`.
+    Drawn as `dream` says, but for the temperature. On screens it is read where the agents truly are; on a map, where
+    they are in the dream. Of the vocabulary the first `num_tokens` stand for something. `solid` as of `EnvSpec`.
     """
     dreamers = {"ours": (model, ticks), "no_memory": (model, without_memory(ticks))}
     if model.dynamics.hubs is not None:
@@ -59,7 +60,7 @@ def dreamt_views(
     for how, temperature in HOW.items():
         found[how] = {}
         for who, (dreaming, told) in dreamers.items():
-            config = DreamConfig(temperature=temperature)
+            config = replace(dream, temperature=temperature)
             dreamer = Dreamer(dreaming, config, margin=margin, num_tokens=num_tokens, solid=solid)
             tokens, displacement = _dreamt(dreamer, told)
             codes = codes_seen(_grids(tokens, displacement, margin), table)

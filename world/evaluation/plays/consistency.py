@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from world.envs.grounded import Int32Array
-from world.envs.homestead.tiles import Action
+from world.envs.homestead.tiles import ANIMAL_CODE, FACING_CODE, Action, Terrain, ground_code
 from world.evaluation.codes import CodeTable, is_body
 from world.evaluation.consistency import Consistency, agreement
 from world.evaluation.homestead_laws import broken_laws
 from world.evaluation.plays.stage import Progress, Stage
-from world.field import Uint16Array
+from world.field import MAP, Uint16Array
 from world.live import LiveWorld
 from world.trajectory import Transitions
 
@@ -23,6 +23,9 @@ _UNDONE = (
     (Action.EAST, Action.WEST),
 )
 """Acts and what undoes them, but for where one looks."""
+_AHEAD = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
+"""By heading: north, east, south, west."""
+_UNPAINTED = (ground_code(Terrain.GRASS), ground_code(Terrain.FLOOR))
 _FUTURE_TICKS = 6
 
 
@@ -42,7 +45,7 @@ def play_consistency(
         draw = np.random.default_rng([seed, 33])
         agents = len(world.snapshot.poses)
         actions = draw.integers(len(Action), size=(ticks, agents), dtype=np.int32)
-        once, again = stage.dream(world, seed=1), stage.dream(world, seed=1)
+        once, again = (stage.dream(world, seed=index + 1) for _ in range(2))
         rows = [_advance(stage, [once, again], joint) for joint in actions]
         found.add("ours", "repeatable", int(once.snapshot.digest() == again.snapshot.digest()), 1)
         lived = Transitions.stack(rows)
@@ -57,7 +60,7 @@ def note_rows(found: Consistency, who: str, lived: Transitions, table: CodeTable
     lawless = np.logical_or.reduce(list(broken.values()))
     found.add(who, "lawful", int((~lawless).sum()), lawless.size)
     found.add(who, "caused", int((~broken["uncaused"]).sum()), lawless.size)
-    found.add(who, "agreeing", *agreement(lived))
+    found.add(who, "agreeing", *(int(total) for total in agreement(lived).sum(axis=0)))
 
 
 def _note_undoing(
@@ -68,7 +71,8 @@ def _note_undoing(
     idle = _fork(stage, world)
     for _ in range(2):
         _advance(stage, [idle], np.zeros(agents, np.int32))
-    doers = [(agent, pair) for agent in range(agents) for pair in _UNDONE]
+    painters = _painters(world, table)
+    doers = [(a, pair) for a in range(agents) for pair in _UNDONE if pair[0] != Action.PAINT or a in painters]
     forks = [_fork(stage, world) for _ in doers]
     for step in range(2):
         joint = np.zeros((len(forks), agents), np.int32)
@@ -82,6 +86,21 @@ def _note_undoing(
         _advance(stage, [idle, *painted], together)
     same = [np.array_equal(_shown(f), _shown(idle)) and np.array_equal(*_poses(f, idle)) for f in painted]
     found.add("ours", "compressing", sum(same), len(same))
+
+
+def _painters(world: LiveWorld, table: CodeTable) -> set[int]:
+    """Return the agents before whom lies bare ground that has no paint, with no animal near: what they paint there they
+    can clean again. Of another colour, it would be painted over, and then cleaned of that.
+    """
+    field, found = world.snapshot.field, set()
+    for agent, (pose, status) in enumerate(zip(world.snapshot.poses, field.status(), strict=True)):
+        headings = table.codes(status) - FACING_CODE
+        for heading in headings[(headings >= 0) & (headings < len(_AHEAD))]:
+            y, x = (pose + _AHEAD[heading])[:, None, None] + np.mgrid[-2:3, -2:3]
+            codes = table.codes(field.layers[MAP].current(y.astype(np.int32), x.astype(np.int32)))
+            if codes[2, 2] in _UNPAINTED and not (codes == ANIMAL_CODE).any():
+                found.add(agent)
+    return found
 
 
 def _unchanged(idle: LiveWorld, fork: LiveWorld, table: CodeTable) -> tuple[int, int]:

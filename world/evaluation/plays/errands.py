@@ -38,8 +38,6 @@ class Plan:
     """Cells for the agents and animals that the plan does not name, in order."""
     held: dict[int, dict[int, int]] = field(default_factory=dict)
     """Agent → item → how many it begins with; the ledger is told."""
-    facing: dict[int, int] = field(default_factory=dict)
-    """Agent → heading it begins with: 0 north, 1 east, 2 south, 3 west."""
 
 
 class ArrangedHomestead(HomesteadGrounded):
@@ -77,14 +75,12 @@ class Errands:
         return np.array([int(next(script, Action.NOOP)) for script in self._running], np.int32)
 
 
-def planned_world(
-    stage: Stage, seed: int, planner: Callable[[Simulation], Plan], *, num_agents: int | None = None
-) -> LiveWorld:
+def planned_world(stage: Stage, seed: int, planner: Callable[[Simulation], Plan]) -> LiveWorld:
     """Return a held-out homestead, before its first tick, that will begin as planned.
 
     Raises `EnvironmentUnusable` for any other environment, and for views that are no piece of a map.
     """
-    world = stage.begun(seed, num_agents=num_agents)
+    world = stage.begun(seed)
     env = world.env
     if not isinstance(env, HomesteadGrounded) or env.config.orientation != "north":
         raise EnvironmentUnusable(f"{stage.env_name}: agents can be sent on errands only in a homestead seen north up")
@@ -123,8 +119,6 @@ def _arrange(simulation: Simulation, plan: Plan) -> None:
             if cell is None:
                 raise EnvironmentUnusable("homestead: the plan leaves no cell for everybody")
             places[index] = cell
-    for agent, heading in plan.facing.items():
-        state.facing[agent] = heading
     for agent, items in plan.held.items():
         for item, count in items.items():
             state.inventory[agent][item] += count

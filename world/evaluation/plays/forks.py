@@ -45,6 +45,7 @@ class ForkPlay:
         return Equivalence(
             np.concatenate([part.same_state for part in parts]),
             {name: np.concatenate([part.same_future[name] for part in parts]) for name in names},
+            np.concatenate([part.episode for part in parts]),
         )
 
 
@@ -65,19 +66,22 @@ def play_counterfactuals(
             continue
         draw = np.random.default_rng([seeds[index], 31])
         actions = _pairs_of_actions(world, num_pairs, max(horizons), draw)
-        groups = forked(stage, world, 2 * num_pairs)
+        groups = forked(stage, world, 2 * num_pairs, seed=index + 1)
         twin = with_other_chance(world)
         if twin is not None:
             groups["replay"] = [stage.fork_truth(twin, f"replay-{i}") for i in range(2 * num_pairs)]
+        going = np.ones(num_pairs, np.bool_)
         for tick in range(max(horizons)):
             joint = np.concatenate([actions[:, 0, tick], actions[:, 1, tick]])
+            # What follows on an end is another episode.
+            going &= ~np.array([fork.ended for fork in groups["truth"]]).reshape(2, -1).any(axis=0)
             for name, worlds in groups.items():
                 stage.ticker.tick(worlds, joint)
                 if name == "no_memory":
                     for dream in worlds:
                         forget(dream)
             if tick + 1 in horizons:
-                play.effects.setdefault(tick + 1, []).append(_effects(stage, world, groups, index))
+                play.effects.setdefault(tick + 1, []).append(_effects(stage, world, groups, index, going))
         progress("forking into two actions", (index + 1) / len(truths))
 
 
@@ -90,7 +94,7 @@ def play_equivalence(
         draw = np.random.default_rng([seeds[index], 32])
         histories, pairs, same_state = _histories(world, num_pairs, draw)
         future = draw.integers(num_actions(world), size=(_FUTURE_TICKS, len(world.snapshot.poses)), dtype=np.int32)
-        groups = forked(stage, world, len(histories))
+        groups = forked(stage, world, len(histories), seed=index + 1)
         groups.pop("oracle", None)
         for tick in range(_HISTORY_TICKS + _FUTURE_TICKS):
             ahead = tick - _HISTORY_TICKS
@@ -101,7 +105,7 @@ def play_equivalence(
                     for dream in worlds:
                         forget(dream)
         futures = {name: _same_futures(worlds, pairs) for name, worlds in groups.items()}
-        play.equivalences.append(Equivalence(same_state, futures))
+        play.equivalences.append(Equivalence(same_state, futures, np.full(len(pairs), index)))
         progress("forking into two histories", (index + 1) / len(truths))
 
 
@@ -116,22 +120,26 @@ def _pairs_of_actions(world: LiveWorld, num_pairs: int, ticks: int, draw: np.ran
     return actions
 
 
-def forked(stage: Stage, world: LiveWorld, count: int) -> dict[str, list[LiveWorld]]:
-    """Return forks of a world, all with one luck: of truth, and of dreams that know as much, less, and more."""
+def forked(stage: Stage, world: LiveWorld, count: int, *, seed: int) -> dict[str, list[LiveWorld]]:
+    """Return forks of a world, all with one luck, of dreams by `seed`: of truth, and of dreams that know as much, less,
+    and more.
+    """
     groups = {
         "truth": [stage.fork_truth(world, f"truth-{i}") for i in range(count)],
-        "ours": [stage.dream(world, seed=1, name=f"fork-{i}") for i in range(count)],
-        "no_memory": [stage.dream(world, seed=1, name=f"blind-{i}") for i in range(count)],
+        "ours": [stage.dream(world, seed=seed, name=f"fork-{i}") for i in range(count)],
+        "no_memory": [stage.dream(world, seed=seed, name=f"blind-{i}") for i in range(count)],
     }
     for dream in groups["no_memory"]:
         forget(dream)
-    told = stage.told_dream(world, seed=1)
+    told = stage.told_dream(world, seed=seed)
     if told is not None:
-        groups["oracle"] = [stage.dream(told, seed=1, name=f"fork-{i}") for i in range(count)]
+        groups["oracle"] = [stage.dream(told, seed=seed, name=f"fork-{i}") for i in range(count)]
     return groups
 
 
-def _effects(stage: Stage, start: LiveWorld, groups: dict[str, list[LiveWorld]], episode: int) -> Effects:
+def _effects(
+    stage: Stage, start: LiveWorld, groups: dict[str, list[LiveWorld]], episode: int, going: BoolArray
+) -> Effects:
     half = len(groups["truth"]) // 2
     counted, masks = [], {name: [] for name in (*groups, "ceiling")}  # type: ignore[var-annotated]
     for i in range(half):
@@ -139,7 +147,7 @@ def _effects(stage: Stage, start: LiveWorld, groups: dict[str, list[LiveWorld]],
         y, x = cells_in_view(*pair["truth"])
         known = start.snapshot.field.layers[_layer(start)].current(y, x) != UNSEEN
         status = np.ones(start.snapshot.field.status().size, np.bool_)
-        counted.append(np.concatenate([known, status]))
+        counted.append(np.concatenate([known, status]) & going[i])
         for name, (one, other) in pair.items():
             masks[name].append(_held(stage, one, y, x) != _held(stage, other, y, x))
     width = max(len(cells) for cells in counted)

@@ -33,12 +33,15 @@ def play_frontiers(
     cast = Cast(stage, truths)
     parties = {"truth": truths, "elsewhere": elsewhere} | cast.dreams
     known = {name: [_Known(world, stage.tokenizer.num_tokens) for world in worlds] for name, worlds in parties.items()}
+    going = np.ones(len(truths), np.bool_)
     for tick in range(1, max(horizons) + 1):
+        # Whoever begins anew finds land of another world.
+        going &= ~np.array([world.ended or other.ended for world, other in zip(truths, elsewhere, strict=True)])
         cast.advance(None)
         stage.ticker.tick(elsewhere)
         for name, worlds in parties.items():
-            for found, world in zip(known[name], worlds, strict=True):
-                found.look(world)
+            for index in np.flatnonzero(going):
+                known[name][index].look(worlds[index])
         if tick in horizons:
             finds.found[tick] = {name: np.stack([of.counts for of in found]) for name, found in known.items()}
         progress("setting out", tick / max(horizons))

@@ -62,7 +62,7 @@ def play_prompts(
             _event(stage, world, 1 + (index * num_pairs + pair) % len(play.phrases), actions[pair, 0], draw)
             for pair in range(num_pairs)
         ]
-        groups = forked(stage, world, 2 * num_pairs)
+        groups = forked(stage, world, 2 * num_pairs, seed=index + 1)
         other = with_other_chance(world)
         if other is not None:
             groups["ceiling"] = [stage.fork_truth(other, f"luck-{i}") for i in range(2 * num_pairs)]

@@ -3,12 +3,14 @@
 Axes: B worlds, A agents, H × W cells of a window, R × C cells of a view, n cells.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
+from world.dream import DreamConfig
 from world.envs.catalog import make_env, make_policy
 from world.envs.grounded import BY_CHANCE, BoolArray, GroundedEnv, Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
@@ -69,17 +71,19 @@ class Stage:
     margin: int
     """Of the ticker, around each view; 0 where there are no poses."""
     memory_size: int
+    dreaming: DreamConfig = field(default_factory=DreamConfig)
+    """As the ticker dreams."""
     _past: dict[tuple[tuple[int, ...], int], list[LiveWorld]] = field(default_factory=dict, init=False)
     """Worlds that have lived through a history; several protocols begin where they are."""
 
-    def begun(self, seed: int, *, num_agents: int | None = None) -> LiveWorld:
+    def begun(self, seed: int) -> LiveWorld:
         """Return a held-out world in truth, before its first tick."""
         return begin(
             WorldId(f"judged-{seed}"),
             env_name=self.env_name,
             seed=FIRST_SEED + seed,
             memory_size=self.memory_size,
-            num_agents=num_agents or self.num_agents,
+            num_agents=self.num_agents,
         )
 
     def lived(self, seeds: Sequence[int], history: int, progress: Progress) -> list[LiveWorld]:
@@ -92,7 +96,12 @@ class Stage:
             worlds = [self.begun(seed) for seed in seeds]
             self._live_through(worlds, history, progress)
             self._past[asked] = worlds
-        return [self.fork_truth(world) for world in self._past[asked]]
+        copies = [self.fork_truth(world) for world in self._past[asked]]
+        for world in copies:
+            # What one protocol lets it decide is nothing to the next. Those of homesteads begin anew in every fork.
+            if not isinstance(world.env, HomesteadGrounded):
+                world.policy = copy.deepcopy(world.policy)
+        return copies
 
     def _live_through(self, worlds: Sequence[LiveWorld], history: int, progress: Progress) -> None:
         exploring = history * 2 // 3 if isinstance(worlds[0].env, HomesteadGrounded) else 0

@@ -49,6 +49,16 @@ class VisitPlay:
     failed: int = 0
     """Visits that truth itself prevented: somebody stood in the way, A was late, or the place was watched meanwhile."""
 
+    @property
+    def num_visits(self) -> int:
+        """Those that it did not, of all delays."""
+        return sum(len(visits.kind) for visits in self.visits.values())
+
+    @property
+    def num_worlds(self) -> int:
+        """Worlds of the delay in which most visits came about; each visit is of a world of its own."""
+        return max((len(visits.kind) for visits in self.visits.values()), default=0)
+
 
 def play_visits(
     stage: Stage,
@@ -134,7 +144,7 @@ class _Delay:
             edited["restored"], idle["restored"], identical = self._revived(reviver, actions)
         # Truth must have let A change the place, in time, and B come, and nobody may have watched it for most of the
         # delay. Who was late changes it in sight of nobody who dreams: the place was not seen when the dreams began.
-        changed = (idle_truth != truth) & self._acted | ~np.isin(self._kinds, STATIC)
+        changed = self._acted & ((idle_truth != truth) | ~np.isin(self._kinds, STATIC))
         valid = (truth != UNSEEN) & changed & (watched <= self._tau / 2 + LINGER + 2 * SIGHT)
         grown, often = self._growth(actions)
         play.failed += int((~valid).sum())
