@@ -310,6 +310,8 @@ def test_scores_are_of_those_who_are_there() -> None:
             assert row == scores[metric] or metric.startswith("nll_bits"), (name, metric)
     ours = ask(model, HeldOut(rows, None)).foretold["ours"].displacement == rows.displacement
     assert scores["displacement"].value == pytest.approx(ours[~left].mean())
+    believed = ask(model, HeldOut(rows, None)).foretold["ours"].ending[~left]
+    assert scores["termination_brier"].value == pytest.approx(((believed - rows.terminated[~left]) ** 2).mean())
 
 
 def test_history_tells_no_place_of_an_agent_that_has_left() -> None:

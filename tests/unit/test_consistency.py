@@ -96,3 +96,18 @@ def test_a_dream_that_follows_the_rules_is_consistent() -> None:
     for part in ("lawful", "agreeing", "caused", "repeatable"):
         assert scores.metrics[f"consistency_{part}"].value == 1.0
     assert scores.metrics["self_consistency"].value > 0.8 and not scores.unexplained()
+
+
+def test_who_paints_and_cleans_what_had_no_paint_has_changed_nothing() -> None:
+    found = Consistency()
+    play_consistency(
+        homestead_stage("homestead:20x20x4"),
+        found,
+        TABLE,  # type: ignore[arg-type]
+        seeds=range(6),
+        history=30,
+        ticks=8,
+        progress=lambda *_: None,
+    )
+    hits, cases = np.sum(found.counts["ours"]["compressing"], axis=0)
+    assert hits == cases > 0

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.evaluation_cases import ScriptedDreamer, counting_stage, homestead_stage
+from tests.evaluation_cases import CountingStage, ScriptedDreamer, counting_stage, homestead_stage
+from tests.model_cases import CountingEnv, counting_world
 from world.evaluation.counterfactual import (
     Effects,
     Equivalence,
@@ -13,6 +14,7 @@ from world.evaluation.counterfactual import (
 )
 from world.evaluation.plays.forks import ForkPlay, play_counterfactuals, play_equivalence
 from world.evaluation.plays.stage import Stage
+from world.live import LiveWorld
 
 
 def _mask(*rows: str) -> np.ndarray:
@@ -80,6 +82,17 @@ def test_a_world_of_another_kind_is_forked_alike() -> None:
     assert rows["cf_f1@1"].value == rows["cf_f1@1"].oracle == 1.0 and rows["cf_f1@1"].copy_last == 0.0
     dead = counterfactual_scores(_forked(counting_stage(ScriptedDreamer(remembers_ticks=9, obeys=False))).all_effects())
     assert dead.metrics["cf_f1@1"].value == 0.0
+
+
+def test_what_follows_on_the_end_of_an_episode_is_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(_: Stage, seed: int) -> LiveWorld:
+        return counting_world(CountingEnv(length=22), seed=seed, world=f"judged-{seed}")
+
+    monkeypatch.setattr(CountingStage, "begun", begun)
+    effects = _forked(counting_stage(ScriptedDreamer(remembers_ticks=4096))).all_effects()
+    assert effects[1].counted.any() and not effects[4].counted.any()
+    scores = counterfactual_scores(effects)
+    assert scores.metrics["cf_f1@1"].value == 1.0 and "cf_f1@4" in scores.reasons
 
 
 def test_histories_that_lead_to_one_state_have_one_future_where_the_rules_hold() -> None:

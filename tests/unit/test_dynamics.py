@@ -65,11 +65,11 @@ def test_shapes_are_those_of_the_axis_legend(map_rows: int, agents: int) -> None
     assert model.reward(outcome.agents).shape == (n, 15) and model.continuation(outcome.agents).shape == (n,)
     assert model.dynamics.action_logits(outcome).shape == (n, 5)
     encoded = model.dynamics.encode(slots, _masked(model, slots))
-    cells, own = model.behaviour_inputs(encoded)
-    assert cells.shape == (n, p, 16) and own.shape == (n, 16)
-    assert model.policy(cells, own).shape == (n, 5) and model.value(cells, own).shape == (n, 15)
-    torch.testing.assert_close(model.policy(cells, own).exp().sum(-1), torch.ones(n))
-    assert model.policy(cells, own).exp().min() >= 0.01 / 5 - 1e-6
+    read = model.read(encoded)
+    assert read.shape == (n, 16)
+    assert model.policy(read).shape == (n, 5) and model.value(read).shape == (n, 15)
+    torch.testing.assert_close(model.policy(read).exp().sum(-1), torch.ones(n))
+    assert model.policy(read).exp().min() >= 0.01 / 5 - 1e-6
 
 
 def test_a_discrete_view_of_one_cell_works() -> None:
@@ -300,25 +300,41 @@ def test_what_a_token_becomes_bends_no_other() -> None:
     assert five.any() and torch.equal(changed, five)
 
 
-def test_who_meets_whom_hears_who_the_other_is_what_it_does_where_it_stands_and_who_is_first() -> None:
-    spec = CountingEnv().spec
-    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
-    encounters = model.dynamics.encounters
+def test_who_meets_whom_hears_who_the_other_is_what_it_does_where_it_stands_what_it_has_and_who_is_first() -> None:
+    model, slots = stirred_model(CountingEnv().spec, VOCAB), random_slots(CountingEnv().spec, VOCAB)
+    encounters, width = model.dynamics.encounters, model.config.dynamics.width
     assert encounters is not None
     slots = replace(slots, poses=torch.tensor([[[5, 5], [5, 7]], [[5, 5], [5, 8]]]), turns=torch.tensor([[0, 1]] * 2))
-    agents, actions = torch.randn(2, 2, model.config.dynamics.width), torch.tensor([[1, 2]] * 2)
+    agents, actions, status = torch.randn(2, 2, width), torch.tensor([[1, 2]] * 2), torch.randn(2, 2, 3, width)
+    own, other = torch.tensor([1.0, 0.0])[:, None], torch.tensor([0.0, 1.0])[:, None]
     with torch.no_grad():
-        heard = encounters(slots, agents, actions)
-        assert heard[0].any(-1).all() and not heard[1].any(), "three cells away is not near"
-        for other in (
-            encounters(slots, agents, torch.tensor([[1, 3], [1, 2]])),
-            encounters(slots, agents, torch.tensor([[3, 2], [1, 2]])),
-            encounters(slots, agents + torch.tensor([0.0, 1.0])[:, None], actions),
-            encounters(slots, agents + torch.tensor([1.0, 0.0])[:, None], actions),
-            encounters(replace(slots, turns=torch.tensor([[1, 0]] * 2)), agents, actions),
-            encounters(replace(slots, poses=slots.poses + torch.tensor([[[1, 0], [0, 0]]])), agents, actions),
+        before = encounters(slots, agents, actions, status)
+        assert all(part[0].any(-1).all() and not part[1].any() for part in before), "three cells away is not near"
+        for after in (
+            encounters(slots, agents, torch.tensor([[1, 3], [1, 2]]), status),
+            encounters(slots, agents, torch.tensor([[3, 2], [1, 2]]), status),
+            encounters(slots, agents + other, actions, status),
+            encounters(slots, agents + own, actions, status),
+            encounters(replace(slots, turns=torch.tensor([[1, 0]] * 2)), agents, actions, status),
+            encounters(replace(slots, poses=slots.poses + torch.tensor([[[1, 0], [0, 0]]])), agents, actions, status),
         ):
-            assert (other[0, 0] != heard[0, 0]).any()
+            assert all((now[0, 0] != then[0, 0]).any() for now, then in zip(after, before, strict=True))
+        for owner in (own, other):
+            _, passed = encounters(slots, agents, actions, status + owner[..., None] * torch.eye(3)[1][:, None])
+            changed = (passed != before[1]).any(-1)[0]
+            assert changed[:, 1].all() and not changed[:, [0, 2]].any(), "each slot hears of its like alone"
+
+
+def test_what_becomes_of_a_slot_depends_on_what_is_in_it() -> None:
+    spec = CountingEnv().spec
+    model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
+    acted = _acted(model, slots)
+    with torch.no_grad():
+        before, still = model.dynamics.status_logits(acted, torch.full_like(slots.turns, STAY)), acted.status.clone()
+        acted.status = still + torch.eye(3)[1][:, None]
+        after = model.dynamics.status_logits(acted, torch.full_like(slots.turns, STAY))
+    changed = (after != before).any(-1)
+    assert changed[:, 1].all() and not changed[:, [0, 2]].any()
 
 
 def test_displacements_are_answered_before_cells_and_steer_them() -> None:
@@ -390,9 +406,10 @@ def test_behaviour_does_not_bend_the_dynamics() -> None:
     spec = CountingEnv().spec
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
     encoded = model.dynamics.encode(slots, _masked(model, slots))
-    model.policy(*model.behaviour_inputs(encoded))[:, 0].sum().backward()
+    model.policy(model.read(encoded))[:, 0].sum().backward()
     assert all(parameter.grad is None for parameter in model.dynamics.parameters())
-    assert all(parameter.grad is not None for parameter in model.policy.parameters())
+    learned = [*model.reader.parameters(), *model.policy.parameters()]
+    assert all(parameter.grad is not None for parameter in learned)
 
 
 def test_every_parameter_of_the_dynamics_can_be_learned() -> None:

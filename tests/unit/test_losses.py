@@ -11,7 +11,15 @@ from torch import Tensor
 
 from learner.batches import Batch, MaskingConfig, make_batch
 from learner.losses import LossConfig, world_model_loss
-from tests.model_cases import CountingEnv, counting_ticker, counting_world, homestead_rows, silence, stirred_model
+from tests.model_cases import (
+    CountingEnv,
+    counting_ticker,
+    counting_world,
+    homestead_rows,
+    silence,
+    small_config,
+    stirred_model,
+)
 from world.envs.grounded import nowhere
 from world.errors import ConfigError
 from world.field import NOW, UNSEEN
@@ -81,6 +89,12 @@ def test_who_is_who_is_drawn_anew_for_each_sequence_and_holds_throughout() -> No
     assert (identity == identity[:, :1]).all() and (identity[..., 0] != identity[..., 1]).all()
     assert identity.min() >= 0 and identity.max() < NUM_IDENTITIES
     assert len({tuple(pair) for pair in identity[:, 0].tolist()}) > 1
+
+
+def test_more_agents_than_can_be_told_apart_are_refused() -> None:
+    WorldModel(small_config(), CountingEnv(num_agents=NUM_IDENTITIES).spec, VOCAB)
+    with pytest.raises(ConfigError, match="at most NUM_IDENTITIES = 64 agents of a world apart, got 65"):
+        WorldModel(small_config(), CountingEnv(num_agents=NUM_IDENTITIES + 1).spec, VOCAB)
 
 
 @pytest.mark.parametrize("map_rows", [0, 3])

@@ -20,7 +20,7 @@ from tests.model_cases import (
 )
 from world.errors import CheckpointError
 from world.evaluation.foretell import foretell
-from world.evaluation.one_step import HeldOut, _with_truth, evaluate, merged_once, without_memory
+from world.evaluation.one_step import HeldOut, _through_pixels, _with_truth, evaluate, merged_once, without_memory
 from world.field import NEVER, UNSEEN, age_buckets
 from world.model.dynamics import Outcome
 from world.model.heads import RewardHead
@@ -28,8 +28,9 @@ from world.model.query import Answer, Query
 from world.model.slots import Slots
 from world.model.tokenizer import DiscreteTokenizer
 from world.model.world_model import WorldModel
-from world.trajectory import Transitions
+from world.trajectory import STAY, Transitions, displacement_of
 from world.warmup import load_held_out, save_held_out
+from world.window import views_after
 
 VOCAB = 65
 SURE = 40.0
@@ -281,3 +282,25 @@ def test_damaged_held_out_ticks_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="recorded anew"):
         load_held_out(path)
+
+
+class _Faithful(DiscreteTokenizer):
+    """Draws and reads every token as it is, and says that it might not."""
+
+    noise = 0.1
+
+    def decode(self, tokens: Any) -> Any:
+        """The tokens themselves."""
+        return tokens
+
+    def encode(self, frames: Any) -> Any:
+        """The tokens themselves."""
+        return frames
+
+
+def test_what_is_drawn_and_read_again_is_what_is_in_view_after_the_tick() -> None:
+    spec, _, rows = homestead_rows()
+    back, margin = _through_pixels(_Faithful(spec.layout), rows), 1
+    assert (rows.displacement != STAY).any()
+    for read, truth, moved in zip(back, rows.next_tokens, displacement_of(rows.displacement), strict=True):
+        np.testing.assert_array_equal(views_after(read, moved, margin), views_after(truth, moved, margin))

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tests.model_cases import homestead_rows, silence, stirred_model
-from world.evaluation.one_step import HeldOut
-from world.evaluation.questions import question_scores
+from world.evaluation.one_step import HeldOut, without_memory
+from world.evaluation.questions import _asked, question_scores
 from world.field import UNSEEN
 
 
@@ -27,6 +27,18 @@ def test_a_model_without_opinions_needs_all_bits_and_gains_none() -> None:
     scores = question_scores(model, HeldOut(rows[:20], None)).metrics
     np.testing.assert_allclose(scores["fill_bits"].value, np.log2(tokenizer.vocab_size - 1), rtol=1e-5)
     np.testing.assert_allclose(scores["filter_gain_bits"].value, 0.0, atol=1e-9)
+
+
+def test_whoever_is_told_less_is_asked_of_the_same_cells() -> None:
+    spec, tokenizer, rows = homestead_rows()
+    model, ticks = stirred_model(spec, tokenizer.vocab_size), rows[:20]
+    observed, known = ticks.next_tokens != UNSEEN, ticks.tokens[..., 0] != UNSEEN
+    ours, forgetful = (_asked(model, told, observed, known) for told in (ticks, without_memory(ticks)))
+    assert (ours.fill[:, 1] == (observed & ~known).sum(axis=(1, 2, 3))).all()
+    np.testing.assert_array_equal(forgetful.fill[:, 1], ours.fill[:, 1])
+    silence(model.dynamics.cell_head)
+    for told in (ticks, without_memory(ticks)):
+        np.testing.assert_allclose(_asked(model, told, observed, known).gain[:, 0], 0.0, atol=1e-6)
 
 
 def test_worlds_that_were_seen_whole_have_nothing_to_fill() -> None:

@@ -113,6 +113,15 @@ def test_animals_are_compared_by_how_often_they_are_still_there() -> None:
     assert row.value == pytest.approx(0.5), "of two places where one was, truth has one left and the dream both"
 
 
+def test_an_animal_that_nobody_in_the_dream_looks_for_is_not_there_still() -> None:
+    before = truth = _tokens([ANIMAL_CODE, GRASS], [ANIMAL_CODE, GRASS])
+    truth = _tokens([GRASS, ANIMAL_CODE], [GRASS, GRASS])
+    found = _returns(before, truth, ours=before)
+    found.looked["ours"][:, :, 0] = False
+    row = permanence_scores({8: found}, TABLE).metrics["moving_existence_gap@8"]  # type: ignore[arg-type]
+    assert row.value == pytest.approx(-0.5), "where the dream looks, truth has one and the dream has none"
+
+
 def test_agents_leave_homes_that_nobody_sees_and_come_back_in_time() -> None:
     play = ReturnPlay()
     play_returns(homestead_stage(), play, seeds=[0, 1], absences=[24], progress=lambda *_: None)
