@@ -15,7 +15,6 @@ class HostTally:
     dreamed_agent_ticks: int = 0
     commit_bytes: int = 0
     inserted_items: int = 0
-    duplicate_items: int = 0
     commit_s: list[float] = field(default_factory=list)
     tick_s: list[float] = field(default_factory=list)
     starved_s: float = 0.0

@@ -107,7 +107,6 @@ class HostReport:
     commit_bytes: int
     """Effects of acknowledged ticks, before they are encoded."""
     inserted_items: int
-    duplicate_items: int
     commit_s: tuple[float, ...]
     """Duration of each group commit."""
     tick_s: tuple[float, ...]

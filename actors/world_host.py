@@ -331,7 +331,6 @@ class WorldHost:
         finally:
             inserted = self._outbox.take_totals()
             self._tally.inserted_items += inserted.items
-            self._tally.duplicate_items += inserted.duplicates
             if settled := inserted.items + inserted.duplicates:
                 self._limiter.settle_inserts(settled)
 
@@ -383,7 +382,6 @@ class WorldHost:
             dreamed_agent_ticks=tally.dreamed_agent_ticks,
             commit_bytes=tally.commit_bytes,
             inserted_items=tally.inserted_items,
-            duplicate_items=tally.duplicate_items,
             commit_s=tuple(tally.commit_s),
             tick_s=tuple(tally.tick_s),
             weights=self._weights_order,

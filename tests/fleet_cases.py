@@ -228,7 +228,6 @@ class FakeFleet:
             dreamed_agent_ticks=0,
             commit_bytes=0,
             inserted_items=0,
-            duplicate_items=0,
             commit_s=(),
             tick_s=(),
             weights=(0, 0),

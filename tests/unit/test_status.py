@@ -35,7 +35,6 @@ def host_report(*, worlds: tuple[WorldId, ...] = (W,), ticks: int = 0, version: 
         grounded_agent_ticks=ticks,
         dreamed_agent_ticks=0,
         inserted_items=0,
-        duplicate_items=0,
         num_agents=4 * len(worlds),
         commit_bytes=0,
         commit_s=(0.001, 0.003),
