@@ -120,21 +120,33 @@ def archive(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Move old ticks into the run folder's archive, as a run does by itself; nothing is forgotten unless asked."""
+    """Move old ticks into the run folder's archive, as a run does by itself; nothing is forgotten unless asked.
+
+    Of all, one that cannot be archived keeps no other from it; exit code 1.
+    """
     from cluster.histories import opened_history
+    from world.errors import StoreError, StoreUnavailable
     from world.store.archiver import Archiver
 
-    done, notes = [], []
+    done, notes, failed = [], [], []
     with opened_history(run_dir, redis_url) as opened:
         archiver = Archiver(opened.history.kept, opened.history.archive)
         for world in _chosen(opened, worlds, all_):
-            refs = archiver.archive(world, all_of_it=everything)
-            opened.lineage.sweep(world)
-            if forget_before is not None:
-                opened.lineage.forget(world, forget_before)
-                if (begins := opened.history.begins(world)) < forget_before:
-                    notes.append(f"world {world}: whole segments are forgotten, so its history begins at {begins}")
-            past = opened.history.kept.past(world)
+            try:
+                refs = archiver.archive(world, all_of_it=everything)
+                opened.lineage.sweep(world)
+                if forget_before is not None:
+                    opened.lineage.forget(world, forget_before)
+                    if (begins := opened.history.begins(world)) < forget_before:
+                        notes.append(f"world {world}: whole segments are forgotten, so its history begins at {begins}")
+                past = opened.history.kept.past(world)
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                if not all_:
+                    raise
+                failed.append(str(error))
+                continue
             done.append(
                 {
                     "id": world,
@@ -146,7 +158,9 @@ def archive(
                     "archive_bytes": opened.history.archive.num_bytes(world),
                 }
             )
-    print_answer(answer("archive", done, notes), as_json)
+    print_answer(answer("archive", done, notes + failed), as_json)
+    if failed:
+        raise typer.Exit(1)
 
 
 def export(

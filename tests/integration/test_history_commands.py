@@ -258,6 +258,9 @@ def test_a_world_whose_record_is_damaged_is_listed_found_and_deleted_and_hides_n
     with made.opened() as opened:
         assert opened.store._link.one("HGET", f"w:{{{world}}}:m", "st") == b"quarantined"
     assert worlds("show", world)[0] == 2
+    code, found = worlds("archive", "--all", "--everything")
+    assert code == 1 and made.world in [told["id"] for told in found["worlds"]]
+    assert any("cheese" in note for note in found["notes"]) and worlds("archive", world)[0] == 2
     assert worlds("delete", world, "--yes")[1]["worlds"][0]["state"] == "deleted"
     assert world not in [told["id"] for told in worlds("list")[1]]
     with made.opened() as opened:

@@ -11,6 +11,9 @@ from world.store.history import History
 from world.store.lineage import Lineage
 from world.store.past import HistoricStore
 
+_LAST = (1 << 53) - 1
+"""No world ever gets to a later tick."""
+
 
 def offered(history: History, audited: Audit) -> int | None:
     """Return the newest tick that a damaged world can go on from, or None.
@@ -59,9 +62,8 @@ def _reaches(history: History, world: WorldId, tick: int) -> bool:
 def _keep(history: History, world: WorldId, tick: int) -> Path:
     """Store all that the store holds beyond a tick, undamaged or not. Cold segments stay in the archive anyway."""
     past = history.kept.past(world)
-    entries = [
-        (entry.tick, entry.digest, entry.frame) for entry in history.kept.entries(world, tick + 1, past.record.tick)
-    ]
+    # To the end of the log: a record that does not verify may say of too few ticks that they are there.
+    entries = [(entry.tick, entry.digest, entry.frame) for entry in history.kept.entries(world, tick + 1, _LAST)]
     keyframes = [(at, history.kept.keyframe(world, at)) for at in past.keyframes if at >= tick]
     segments = [(ref.first, ref.last, ref.name) for ref in past.segments if ref.last > tick]
     kept = {"world": world, "tick": past.record.tick, "digest": past.digest, "entries": entries}
