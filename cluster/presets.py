@@ -42,12 +42,12 @@ def homestead_tiny() -> RunConfig:
             budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
         ),
         recording=RecordingConfig(
-            num_worlds=256,
+            num_worlds=512,
             world_ticks=1_000,
             most_lived_ticks=4_000,
             policies=("mixed", "mixed", "market"),
             num_processes=2,
-            budget_bytes=5 << 29,
+            budget_bytes=9 << 29,
         ),
     )
 

@@ -238,7 +238,7 @@ def _parts(stage: _Stage, dtype: torch.dtype) -> dict[str, Callable[[], object]]
         "draws": lambda: draws_for(range(len(dreams)), [7] * len(dreams), num_draws),
         "merging": lambda: owners(poses, height, width),
         "encode": encode,
-        "policy": ready(lambda: model.policy(*model.behaviour_inputs(encoded))),
+        "policy": ready(lambda: model.policy(model.read(encoded))),
         "act": act,
         "status": status,
         "outcome": outcome,

@@ -29,7 +29,7 @@ class SpatioTemporalConfig:
     num_frames: int = 8
     """L: frames that it is told of."""
     width: int = 128
-    hidden: int = 704
+    hidden: int = 896
     """Width inside the gated MLPs."""
     num_heads: int = 4
     num_key_heads: int = 2

@@ -193,6 +193,9 @@ class Dynamics(nn.Module):
         self.reach = Reach(width, config.hidden, config.token_width) if has_pose else None
         self.holdings = config.global_block()
         self.status_block = GatedMLP(width, config.hidden)
+        self.told_norm, self.slot_norm = RMSNorm(width), RMSNorm(width)
+        self.slot = nn.Linear(width, width)
+        self.slot_block = GatedMLP(width, config.hidden)
         self.appearance = nn.Linear((1 + status_cells) * config.token_width, config.token_width, bias=False)
         with torch.no_grad():
             # At first, an agent looks like what is on its cell.
@@ -238,9 +241,12 @@ class Dynamics(nn.Module):
         """Let the joint action (B, A) enter at agents' cells and where they reach, and world events at their places."""
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
+        # As loud as each other: agents by then are a thousand times as loud as what is in a slot.
+        status = self.slot_norm(encoded.status)
         if self.encounters is not None:
-            met = self.encounters(slots, encoded.agents.view(*actions.shape, -1), actions)
-            agents = agents + met.flatten(0, 1)
+            each, held = (x.view(*actions.shape, *x.shape[1:]) for x in (encoded.agents, status))
+            met, passed = self.encounters(slots, each, actions, held)
+            agents, status = agents + met.flatten(0, 1), status + passed.flatten(0, 1)
         shares, told = None, []
         if self.reach is not None:
             shares = self.reach.where(agents)
@@ -258,7 +264,7 @@ class Dynamics(nn.Module):
             tokens = self.table.weight[about(slots.tokens[..., 0].flatten(0, 1))]
             agents = agents + self.reach.found(shares, agents, tokens, encoded.cells, cells)
         agents = self.heard(torch.cat([agents, self._at_own_place(cells)], dim=-1)) + agents
-        return Encoded(slots, cells, agents, encoded.status, encoded.appearance, shares)
+        return Encoded(slots, cells, agents, status, encoded.appearance, shares)
 
     def displacement_logits(self, acted: Encoded) -> Tensor:
         """Return (B, A, 10) over displacement classes."""
@@ -266,8 +272,10 @@ class Dynamics(nn.Module):
 
     def status_logits(self, acted: Encoded, displacement: Tensor) -> Tensor:
         """Return logits (N, S, V) of next status tokens, given displacement classes (B, A)."""
-        agents = acted.agents + self.displacement(displacement.flatten())
-        status = self.status_block(acted.status + agents[:, None])
+        moved = self.displacement(displacement.flatten())
+        # What an agent knows first, then what that makes of each slot, which depends on what is in it.
+        told = self.told_norm(self.status_block(acted.agents + moved))[:, None]
+        status = told + self.slot_block.change(told + moved[:, None] + self.slot(acted.status))
         return self.status_head(status, acted.slots.status.flatten(0, 1)[..., None])  # type: ignore[no-any-return]
 
     def outcome(self, acted: Encoded, displacement: Tensor, status: Tensor) -> Outcome:

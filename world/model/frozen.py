@@ -41,7 +41,7 @@ def frozen(model: WorldModel, dtype: torch.dtype, num_tokens: int, *, packed: bo
     if packed and model.device.type == "cpu" and _can_pack(dtype):
         _pack(ready, dtype)
     # What is read as numbers, and not as features, stays as it was.
-    for part in (dynamics, ready.policy):
+    for part in (dynamics, ready.reader, ready.policy):
         part.to(dtype)
     return ready
 

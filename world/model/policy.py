@@ -1,6 +1,7 @@
-"""What an agent does, and what it expects of it: π(a | z, h) and v(z, h). They see tokens and memory, never pixels.
+"""What an agent does, and what it expects of it: π(a | z, h) and v(z, h), of what both read in its window. They see
+tokens and memory, never pixels.
 
-Axes: N windows, P cells of a window, D width, U actions.
+Axes: N windows, P cells of a window, D width, U actions, Z bins of return.
 """
 
 import torch
@@ -40,12 +41,11 @@ class Policy(nn.Module):
 
     def __init__(self, width: int, num_actions: int) -> None:
         super().__init__()
-        self.reader = Reader(width)
         self.logits = nn.Linear(width, num_actions)
 
-    def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
-        """Return log-probabilities (N, U)."""
-        probabilities = F.softmax(self.logits(self.reader(cells, agent)).float(), dim=-1)
+    def forward(self, read: Tensor) -> Tensor:
+        """Return log-probabilities (N, U) for what was read (N, D)."""
+        probabilities = F.softmax(self.logits(read).float(), dim=-1)
         return torch.log((1 - UNIFORM_SHARE) * probabilities + UNIFORM_SHARE / probabilities.shape[-1])
 
 
@@ -54,9 +54,8 @@ class Value(nn.Module):
 
     def __init__(self, width: int, num_bins: int) -> None:
         super().__init__()
-        self.reader = Reader(width)
         self.head = TwoHotHead(width, num_bins)
 
-    def forward(self, cells: Tensor, agent: Tensor) -> Tensor:
-        """Return logits (N, Z) over bins of return."""
-        return self.head(self.reader(cells, agent))  # type: ignore[no-any-return]
+    def forward(self, read: Tensor) -> Tensor:
+        """Return logits (N, Z) over bins of return for what was read (N, D)."""
+        return self.head(read)  # type: ignore[no-any-return]

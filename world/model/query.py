@@ -76,11 +76,11 @@ class Answer:
 
     def log_policy(self) -> Tensor:
         """Return log π(a | z, h) (B, A, U), which knows nothing of actions or of what follows, unless it was given."""
-        return self._by_agent(self._model.policy(*self._model.behaviour_inputs(self._encoded)))
+        return self._by_agent(self._model.policy(self._model.read(self._encoded)))
 
     def value_logits(self) -> Tensor:
         """Return v(z, h) (B, A, Z) as logits over bins of return."""
-        return self._by_agent(self._model.value(*self._model.behaviour_inputs(self._encoded)))
+        return self._by_agent(self._model.value(self._model.read(self._encoded)))
 
     def displacement_logits(self) -> Tensor:
         """Return (B, A, 10) over displacement classes, before they, the status or the cells are known."""

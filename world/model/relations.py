@@ -14,11 +14,11 @@ _NEAR = 2
 
 
 class Encounters(nn.Module):
-    """What each agent learns of those who are near: where they stand, who acts first, who both are, what they hold, and
-    what they do.
+    """What each agent learns of those who are near: where they stand, who acts first, who both are, and what they do;
+    and each of its status slots of what the other has in its place.
 
-    Who gets a cell, or what lies on it, or what the other hands over, is decided between two; it is heard at once, not
-    over the cells between them.
+    Who gets a cell, or what lies on it, or what passes from hand to hand, is decided between two; it is heard at once,
+    not over the cells between them.
     """
 
     def __init__(self, width: int, hidden: int, num_actions: int) -> None:
@@ -31,10 +31,13 @@ class Encounters(nn.Module):
         self.mlp = GatedMLP(width, hidden)
         self.own, self.other = nn.Linear(width, width), nn.Linear(width, width)
         self.deal = GatedMLP(width, hidden)
+        self.norm = RMSNorm(width)
+        self.others_slot = nn.Linear(width, width)
+        self.passing = GatedMLP(width, hidden // 2)
 
-    def forward(self, slots: Slots, agents: Tensor, actions: Tensor) -> Tensor:
-        """Return for each agent (B, A, D) the sum over those within two cells, given agents (B, A, D) and the joint
-        action (B, A).
+    def forward(self, slots: Slots, agents: Tensor, actions: Tensor, status: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for each agent (B, A, D), and for each of its status slots (B, A, S, D), the sum over those within two
+        cells, given agents (B, A, D), the joint action (B, A), and status slots (B, A, S, D) at unit scale.
         """
         offset = slots.poses[:, None] - slots.poses[:, :, None]
         near = (offset.abs() <= _NEAR).all(-1) & ~torch.eye(actions.shape[1], dtype=torch.bool, device=actions.device)
@@ -43,9 +46,14 @@ class Encounters(nn.Module):
         where = (offset[..., 0] * (2 * _NEAR + 1) + offset[..., 1]) * 2 + first
         met = self.where(where) + self.own_action(actions)[:, :, None] + self.other_action(actions)[:, None]
         # Apart, or who they are would drown where they stand and what they do.
-        dealt = self.deal.change(met + self.own(agents)[:, :, None] + self.other(agents)[:, None])
+        both = met + self.own(agents)[:, :, None] + self.other(agents)[:, None]
+        dealt = self.deal.change(both)
         # Only what was learned of them: who they are by themselves would be noise in every crowd.
-        return ((self.mlp.change(met) + dealt) * near[..., None]).sum(2)
+        heard = (self.mlp.change(met) + dealt) * near[..., None]
+        # Slot by slot, since what one gives is what the other gets.
+        held = status[:, :, None] + self.others_slot(status)[:, None] + self.norm(both + dealt)[..., None, :]
+        passed = self.passing.change(held) * near[..., None, None]
+        return heard.sum(2), passed.sum(2)
 
 
 class Reach(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from world.envs.grounded import EnvSpec
 from world.errors import ConfigError
-from world.model.dynamics import Dynamics, DynamicsConfig, Encoded
+from world.model.dynamics import NUM_IDENTITIES, Dynamics, DynamicsConfig, Encoded
 from world.model.heads import ContinuationHead, RewardHead, symlog
 from world.model.memory.recurrent import RecurrentMemory
-from world.model.policy import Policy, Value
+from world.model.policy import Policy, Reader, Value
 from world.model.query import Answer, Query
 from world.model.slots import Slots
 
@@ -92,8 +92,16 @@ class WorldModel(nn.Module):
     def __init__(
         self, config: WorldModelConfig, spec: EnvSpec, vocab_size: int, *, num_tokens: int | None = None
     ) -> None:
-        """Of the vocabulary the first `num_tokens` stand for something; without it, all."""
+        """Of the vocabulary the first `num_tokens` stand for something; without it, all.
+
+        Raises `ConfigError` for more agents than have identities.
+        """
         super().__init__()
+        if len(spec.agents) > NUM_IDENTITIES:
+            raise ConfigError(
+                f"model: tells at most NUM_IDENTITIES = {NUM_IDENTITIES} agents of a world apart, got"
+                f" {len(spec.agents)}; host worlds of fewer agents"
+            )
         width = config.dynamics.width
         self.config = config
         self.dynamics = Dynamics(
@@ -110,6 +118,7 @@ class WorldModel(nn.Module):
         self.continuation = ContinuationHead(width)
         # Nine cells around the agent, the mean of all in view, the mean of its status; its action; its reward.
         self.memory = RecurrentMemory(config.memory_size, 11 * config.dynamics.token_width + width + 1)
+        self.reader = Reader(width)
         self.policy = Policy(width, spec.num_actions)
         self.value = Value(width, config.num_bins)
 
@@ -127,12 +136,12 @@ class WorldModel(nn.Module):
         """Return what the model believes of whatever the query asks for: the only way to ask."""
         return Answer(self, query)
 
-    def behaviour_inputs(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
-        """Return what policy and value read: cells (N, P, D) and agents (N, D).
+    def read(self, encoded: Encoded) -> Tensor:
+        """Return what policy and value read in each agent's window, (N, D).
 
-        Detached: imitating or improving behaviour must not bend the dynamics.
+        Of cells and agents detached: imitating or improving behaviour must not bend the dynamics.
         """
-        return encoded.cells.flatten(1, 2).detach(), encoded.agents.detach()
+        return self.reader(encoded.cells.flatten(1, 2).detach(), encoded.agents.detach())  # type: ignore[no-any-return]
 
     def evidence(self, slots: Slots, actions: Tensor, rewards: Tensor) -> Tensor:
         """Return what enters recurrent memory (B, A, E): what is near, what was done (B, A), what it gave (B, A).
