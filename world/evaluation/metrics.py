@@ -114,8 +114,8 @@ def wilson(hits: float, total: float) -> tuple[float, float, float]:
 def effective_size(hits: BoolArray, episodes: IntpArray) -> float:
     """Return for how many independent ones hits (n,) of episodes (n,) count: between the number of episodes and n.
 
-    As many as would have the variance that the share has over episodes (Korn and Graubard 1998, Survey Methodology 24,
-    equation 2.2); where all hit or none, that cannot be told, and each episode counts once.
+    As many as would have the variance that the share has over episodes (the effective sample size of Korn and Graubard
+    1998, Survey Methodology 24, 193–201); where all hit or none, that cannot be told, and each episode counts once.
     """
     _, index = np.unique(episodes, return_inverse=True)
     size, found = np.bincount(index), np.bincount(index, hits)
