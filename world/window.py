@@ -46,7 +46,16 @@ def unmerged(batch: int, agents: int, height: int, width: int) -> tuple[BoolArra
 def views_after(tokens: Uint16Array, displacement: Int32Array, margin: int) -> Uint16Array:
     """Return what each agent sees (A, R, C) after moving by (A, 2) ≤ margin within its window of tokens (A, H, W)."""
     rows, cols = tokens.shape[1] - 2 * margin, tokens.shape[2] - 2 * margin
-    agents = np.arange(len(tokens))[:, None, None]
+    return tokens[in_view_after(displacement, rows, cols, margin)]
+
+
+def in_view_after(
+    displacement: Int32Array, rows: int, cols: int, margin: int
+) -> tuple[IntpArray, IntpArray, IntpArray]:
+    """Return where in its window (H, W) each agent looks after moving by (A, 2) ≤ margin: the index of agents, rows and
+    columns, which broadcast to (A, R, C).
+    """
+    agents = np.arange(len(displacement))[:, None, None]
     y = displacement[:, 0, None, None] + margin + np.arange(rows)[:, None]
     x = displacement[:, 1, None, None] + margin + np.arange(cols)
-    return tokens[agents, y, x]
+    return agents, y, x

@@ -22,6 +22,13 @@ def _score(ticks: Transitions) -> float:
     return consistency_scores(found).metrics["self_consistency"].value
 
 
+def _played(env: str, *, seeds: range, history: int) -> Consistency:
+    """What is found of dreams that follow the rules."""
+    found, stage = Consistency(), homestead_stage(env)
+    play_consistency(stage, found, TABLE, seeds=seeds, history=history, ticks=8, progress=lambda *_: None)  # type: ignore[arg-type]
+    return found
+
+
 def _spoilt(how: str) -> Transitions:
     lived = _lived("mixed")
     rng = np.random.default_rng(0)
@@ -81,16 +88,7 @@ def test_parts_that_are_missing_leave_the_score_out() -> None:
 
 
 def test_a_dream_that_follows_the_rules_is_consistent() -> None:
-    found = Consistency()
-    play_consistency(
-        homestead_stage("homestead:20x20x2"),
-        found,
-        TABLE,  # type: ignore[arg-type]
-        seeds=[0],
-        history=6,
-        ticks=8,
-        progress=lambda *_: None,
-    )
+    found = _played("homestead:20x20x2", seeds=range(1), history=6)
     scores = consistency_scores(found)
     assert set(found.counts["ours"]) == set(PARTS)
     for part in ("lawful", "agreeing", "caused", "repeatable"):
@@ -99,15 +97,6 @@ def test_a_dream_that_follows_the_rules_is_consistent() -> None:
 
 
 def test_who_paints_and_cleans_what_had_no_paint_has_changed_nothing() -> None:
-    found = Consistency()
-    play_consistency(
-        homestead_stage("homestead:20x20x4"),
-        found,
-        TABLE,  # type: ignore[arg-type]
-        seeds=range(6),
-        history=30,
-        ticks=8,
-        progress=lambda *_: None,
-    )
+    found = _played("homestead:20x20x4", seeds=range(6), history=30)
     hits, cases = np.sum(found.counts["ours"]["compressing"], axis=0)
     assert hits == cases > 0

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.tiles import ANIMAL_CODE
 from world.evaluation.codes import BARE, COMMONS_BARE, GROWS, SAPLING, STUMP, CodeTable
-from world.evaluation.metrics import (
-    FloatArray,
-    MetricRow,
-    Scores,
-    copy_last_bits,
-    effective_size,
-    mean_of,
-    row_of,
-    wilson,
-)
+from world.evaluation.metrics import FloatArray, MetricRow, Scores, copy_last_bits, mean_of, row_of, share_of
 from world.evaluation.one_step import Answers
 from world.field import NEVER, UNSEEN, Uint16Array
 from world.trajectory import Transitions
@@ -103,10 +94,7 @@ def chance_gaps(answers: Answers, chances: Chances) -> Scores:
         counted = answers.observed & cells & (chances.asked != UNSEEN)
         if not counted.any():
             continue
-        met = happened[counted]
-        worlds = np.arange(len(ticks)) if answers.worlds is None else answers.worlds
-        size = effective_size(met, worlds[np.nonzero(counted)[0]])
-        frequency, least, most = wilson(float(met.mean()) * size, size)
+        frequency, least, most = share_of(happened[counted], answers.world_of[np.nonzero(counted)[0]])
         believed = {who: float(answer.asked[counted].mean()) for who, answer in answers.foretold.items()}
         believed["copy_last"] = float(staying[counted].mean())
         ours = believed.pop("ours")

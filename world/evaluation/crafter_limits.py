@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from world.envs.grounded import BoolArray, Uint8Array
 from world.evaluation.metrics import FloatArray, MetricRow, Scores, mean_of, row_of, share_row
 from world.evaluation.one_step import Answers
-from world.field import UNSEEN, IntpArray
+from world.field import UNSEEN
 from world.trajectory import STAY
 
 PLAYER = 13
@@ -107,7 +107,7 @@ def _edits(answers: Answers, parts: Mapping[str, BoolArray]) -> dict[str, Metric
     ticks, metrics = answers.ticks, dict[str, MetricRow]()
     last, truth = ticks.tokens[..., 0], ticks.next_tokens
     edited = answers.counted & (truth != last)
-    worlds = _worlds(answers)
+    worlds = answers.world_of
     for name, inside in parts.items():
         edits = edited & inside
         if not edits.any():
@@ -128,7 +128,7 @@ def _by_act(answers: Answers, seed: int) -> dict[str, MetricRow]:
         rows = acts.all(axis=1)
         if not rows.any():
             continue
-        worlds = _worlds(answers)[rows]
+        worlds = answers.world_of[rows]
         agents = np.full(int(rows.sum()), float(ticks.num_agents))
         bits = {who: np.stack([told.bits[rows], agents], axis=1) for who, told in answers.foretold.items()}
         metrics[f"bits@{name}"] = row_of(bits, mean_of, seed=seed, ceiling=None, episodes=worlds)
@@ -138,11 +138,6 @@ def _by_act(answers: Answers, seed: int) -> dict[str, MetricRow]:
             right | stayed, ceiling=1.0, episodes=np.repeat(worlds, ticks.num_agents)
         )
     return metrics
-
-
-def _worlds(answers: Answers) -> IntpArray:
-    """Return (T,) which world each tick is of."""
-    return np.arange(len(answers.ticks)) if answers.worlds is None else answers.worlds
 
 
 def _sums(values: NDArray[np.float64]) -> FloatArray:

@@ -25,6 +25,7 @@ from world.envs.homestead.tiles import (
     NUM_CODES,
     NUM_ITEMS,
     NUM_PAINTS,
+    STEPS,
     THING_CODE,
     VOID_CODE,
     WALKABLE,
@@ -42,7 +43,6 @@ LAWS = ("agents", "movement", "placement", "landmarks", "terrain", "inventory", 
 """Each agent is where its pose says and nowhere else, and keeps its colour; moves only as it acted; never into what
 blocks; landmarks and walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing
 changes by itself but what grows, or what a world event makes of cells near its place."""
-_STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
 _WALL = ground_code(Terrain.WALL)
 _FOR_EVER = (VOID_CODE, _WALL, THING_CODE + Thing.BENCH)
 _DOORS = (THING_CODE + Thing.DOOR_CLOSED, THING_CODE + Thing.DOOR_OPEN)
@@ -178,7 +178,7 @@ class _Scene:
 def broken_laws(ticks: Transitions, table: CodeTable) -> dict[str, BoolArray]:
     """Return for each of `LAWS` which transitions (T, A) of a homestead break it, in the window of which agent."""
     scene = _scene(ticks, table)
-    ahead = scene.poses[0] + _STEPS[scene.heading[0].clip(0, 3)]
+    ahead = scene.poses[0] + STEPS[scene.heading[0].clip(0, 3)]
     acting = np.isin(scene.actions, _ACTING) & (scene.heading[0] >= 0)
     return {
         "agents": _agents(scene),
@@ -257,7 +257,7 @@ def _movement(scene: _Scene) -> BoolArray:
     moved = scene.poses[1] - scene.poses[0]
     heading = scene.actions - Action.NORTH
     is_move = (heading >= 0) & (heading < 4)
-    allowed = (moved == 0).all(axis=2) | (is_move & (moved == _STEPS[heading.clip(0, 3)]).all(axis=2))
+    allowed = (moved == 0).all(axis=2) | (is_move & (moved == STEPS[heading.clip(0, 3)]).all(axis=2))
     wanted = np.where(is_move, heading, scene.heading[0])
     broken: BoolArray = ~allowed | ((scene.heading[1] != wanted) & (wanted >= 0))
     return broken

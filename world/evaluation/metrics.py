@@ -126,6 +126,14 @@ def effective_size(hits: BoolArray, episodes: IntpArray) -> float:
     return float(np.clip(share * (1 - share) / max(variance, 1e-12), number, len(hits)))
 
 
+def share_of(hits: BoolArray, episodes: IntpArray | None) -> tuple[float, float, float]:
+    """Return the share of hits (n,) and its 95% score interval, of as many as they count for; (0, 0, 1) of none."""
+    if not hits.size:
+        return wilson(0, 0)
+    size = hits.size if episodes is None else effective_size(hits, episodes)
+    return wilson(float(hits.mean()) * size, size)
+
+
 def brier(believed: FloatArray, happened: BoolArray) -> float:
     """Return the mean squared error of beliefs (n,) in events (n,) (Brier 1950)."""
     return float(((believed - happened) ** 2).mean()) if len(believed) else 0.0
@@ -184,9 +192,7 @@ def share_row(hits: Mapping[str, BoolArray], *, ceiling: float | None, episodes:
 
     `episodes` as of `bootstrap`: hits of one are not independent, and count for fewer.
     """
-    ours = hits["ours"]
-    size = ours.size if episodes is None or not ours.size else effective_size(ours, episodes)
-    value, low, high = wilson(float(ours.mean()) * size if ours.size else 0.0, size)
+    value, low, high = share_of(hits["ours"], episodes)
     beside = {name: float(hits[name].mean()) if name in hits and hits[name].size else None for name in BASELINES}
     if beside["ceiling"] is None:
         beside["ceiling"] = ceiling

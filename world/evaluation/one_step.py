@@ -24,7 +24,7 @@ from world.field import NOW, UNSEEN, IntpArray, Uint16Array
 from world.model.tokenizer import Tokenizer
 from world.model.world_model import WorldModel
 from world.trajectory import NUM_DISPLACEMENTS, STAY, Transitions, displacement_of
-from world.window import owners, unmerged
+from world.window import in_view_after, owners, unmerged
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Answers:
     """By "ours", "no_memory" and "oracle", the latter two where they were asked and can be."""
     worlds: IntpArray | None = None
     """(T,) as in `HeldOut`."""
+
+    @property
+    def world_of(self) -> IntpArray:
+        """(T,) the same; where nobody says, each tick is of its own."""
+        return np.arange(len(self.ticks)) if self.worlds is None else self.worlds
 
     @property
     def here(self) -> BoolArray:
@@ -173,22 +178,15 @@ def _through_pixels(tokenizer: Tokenizer, ticks: Transitions) -> Uint16Array:
         return truth
     layout = tokenizer.layout
     rows, cols = layout.map_rows or layout.rows, layout.cols
-    margin = np.array(truth.shape[2:]) - (rows, cols)
     moved = displacement_of(ticks.displacement) if layout.map_rows else np.zeros((*truth.shape[:2], 2), np.int32)
-    low = (margin // 2 + moved).clip(0, margin)
-    tick, agent = np.ogrid[: truth.shape[0], : truth.shape[1]]
-    place = (
-        tick[..., None, None],
-        agent[..., None, None],
-        low[..., 0, None, None] + np.arange(rows)[:, None],
-        low[..., 1, None, None] + np.arange(cols),
-    )
-    grids = truth[place].reshape(-1, rows, cols)
+    windows, margin = truth.reshape(-1, *truth.shape[2:]), (truth.shape[2] - rows) // 2
+    place = in_view_after(moved.reshape(-1, 2), rows, cols, margin)
+    grids = windows[place]
     if layout.status_cells:
         grids = np.concatenate([grids, ticks.next_status.reshape(len(grids), -1, cols)], axis=1)
-    back = ticks.tokens[..., 0].copy()
-    back[place] = tokenizer.encode(tokenizer.decode(grids))[:, :rows].reshape(*truth.shape[:2], rows, cols)
-    return back
+    back = ticks.tokens[..., 0].reshape(windows.shape).copy()
+    back[place] = tokenizer.encode(tokenizer.decode(grids))[:, :rows]
+    return back.reshape(truth.shape)
 
 
 def summed(cell_bits: Float32Array, among: BoolArray) -> FloatArray:

@@ -336,10 +336,10 @@ class Evaluation:
                     progress=self._progress,
                 )
             )
-        equivalence = play.equivalence()
-        parts = [counterfactual_scores(play.all_effects())]
+        effects, equivalence = play.all_effects(), play.equivalence()
+        parts = [counterfactual_scores(effects)]
         parts += [equivalence_scores(equivalence)] if equivalence else []
-        return self._report("counterfactual", merged(parts), _worlds_of(play.all_effects().values()))
+        return self._report("counterfactual", merged(parts), _worlds_of(effects.values()))
 
     def _events(self) -> Report:
         config, play = self._config, PromptPlay()

@@ -6,7 +6,7 @@ Changes are edits relative to what was known when the dream began, so that who g
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +74,10 @@ def rollout_scores(record: Rollouts, *, seed: int = 0) -> Scores:
         "skill_half_life.copy_last": "it has no skill to lose",
         "*.oracle": "the truth of cells out of sight cannot be asked in this environment",
     }
-    for k, moment in sorted(record.moments.items()):
-        if not moment.counted.any():
-            reasons[f"*@{k}"] = "no episode lasted that long"
-            continue
+    reached = {k: moment for k, moment in sorted(record.moments.items()) if moment.counted.any()}
+    reasons |= {f"*@{k}": "no episode lasted that long" for k in record.moments.keys() - reached.keys()}
+    record = replace(record, moments=reached)
+    for k, moment in reached.items():
         metrics[f"changed_f1@{k}"] = row_of(_edits(record, moment, _map), f1, seed=seed, ceiling=None)
         if record.map_rows and record.map_rows < moment.truth.shape[2]:
             metrics[f"status_f1@{k}"] = row_of(_edits(record, moment, _status), f1, seed=seed, ceiling=None)
@@ -131,7 +131,7 @@ def _edits(record: Rollouts, moment: Moment, part: _Part) -> dict[str, Counts]:
 
 
 def _skills(record: Rollouts, seed: int) -> tuple[dict[str, MetricRow], dict[str, str]]:
-    counts = {k: _edits(record, moment, _map) for k, moment in sorted(record.moments.items()) if moment.counted.any()}
+    counts = {k: _edits(record, moment, _map) for k, moment in record.moments.items()}
     reasons: dict[str, str] = {}
     best = "replay" if all("replay" in of_k for of_k in counts.values()) else "ceiling"
     for k in list(counts):

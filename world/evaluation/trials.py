@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
-from world.envs.homestead.tiles import AGENT_CODE, THING_CODE, Action, Thing
+from world.envs.homestead.tiles import AGENT_CODE, STEPS, THING_CODE, Action, Thing
 from world.errors import ConfigError
 from world.evaluation.codes import CodeTable, is_agent
 from world.evaluation.foretell import slots_of
@@ -23,7 +23,6 @@ from world.model.world_model import WorldModel
 from world.trajectory import Transitions
 
 _GATE_CLOSED, _GATE_OPEN = THING_CODE + Thing.GATE_CLOSED, THING_CODE + Thing.GATE_OPEN
-_STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
 _KEY_PATCH, _BALL_PATCH = (5, 1, 0), (6, 1, 0)
 """Kind, colour (green) and state, as MiniGrid encodes them."""
 _LEAST_CHANCE = 2.0**-20
@@ -57,7 +56,7 @@ def gate_trials(ticks: Transitions, tokenizer: Tokenizer) -> Trials:
         raise ConfigError("gate trials are read from homestead's patches, and this tokenizer has none of them")
     height, width = ticks.next_tokens.shape[2:]
     own = table.codes(ticks.tokens[:, :, height // 2, width // 2, 0])
-    ahead = np.array([height // 2, width // 2]) + _STEPS[(own - AGENT_CODE) % 4]
+    ahead = np.array([height // 2, width // 2]) + STEPS[(own - AGENT_CODE) % 4]
     row, agent = np.indices(own.shape)
     y, x = ahead[..., 0], ahead[..., 1]
     before = table.codes(ticks.tokens[row, agent, y, x, 0])

@@ -241,7 +241,7 @@ class Dynamics(nn.Module):
         """Let the joint action (B, A) enter at agents' cells and where they reach, and world events at their places."""
         slots = encoded.slots
         agents = encoded.agents + self.action(actions.flatten())
-        # As loud as each other: agents by then are a thousand times as loud as what is in a slot.
+        # As loud as each other: agents are two thousand times as loud as what is in a slot.
         status = self.slot_norm(encoded.status)
         if self.encounters is not None:
             each, held = (x.view(*actions.shape, *x.shape[1:]) for x in (encoded.agents, status))

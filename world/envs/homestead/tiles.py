@@ -69,6 +69,8 @@ class Item(IntEnum):
     DOOR = 3
 
 
+STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
+"""(4, 2) rows and columns that each heading leads on: north, east, south, west."""
 NUM_ACTIONS = len(Action)
 NUM_ITEMS = len(Item)
 MAX_HELD = 9

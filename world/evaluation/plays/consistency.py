@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from world.envs.grounded import Int32Array
-from world.envs.homestead.tiles import ANIMAL_CODE, FACING_CODE, Action, Terrain, ground_code
+from world.envs.homestead.tiles import ANIMAL_CODE, FACING_CODE, NUM_ITEMS, STEPS, Action, Terrain, ground_code
 from world.evaluation.codes import CodeTable, is_body
 from world.evaluation.consistency import Consistency, agreement
 from world.evaluation.homestead_laws import broken_laws
@@ -23,8 +23,6 @@ _UNDONE = (
     (Action.EAST, Action.WEST),
 )
 """Acts and what undoes them, but for where one looks."""
-_AHEAD = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
-"""By heading: north, east, south, west."""
 _UNPAINTED = (ground_code(Terrain.GRASS), ground_code(Terrain.FLOOR))
 _FUTURE_TICKS = 6
 
@@ -93,13 +91,13 @@ def _painters(world: LiveWorld, table: CodeTable) -> set[int]:
     can clean again. Of another colour, it would be painted over, and then cleaned of that.
     """
     field, found = world.snapshot.field, set()
-    for agent, (pose, status) in enumerate(zip(world.snapshot.poses, field.status(), strict=True)):
-        headings = table.codes(status) - FACING_CODE
-        for heading in headings[(headings >= 0) & (headings < len(_AHEAD))]:
-            y, x = (pose + _AHEAD[heading])[:, None, None] + np.mgrid[-2:3, -2:3]
-            codes = table.codes(field.layers[MAP].current(y.astype(np.int32), x.astype(np.int32)))
-            if codes[2, 2] in _UNPAINTED and not (codes == ANIMAL_CODE).any():
-                found.add(agent)
+    headings = table.codes(field.status()[:, NUM_ITEMS]) - FACING_CODE
+    for agent in np.flatnonzero((headings >= 0) & (headings < len(STEPS))).tolist():
+        ahead = world.snapshot.poses[agent] + STEPS[headings[agent]]
+        y, x = (ahead[:, None, None] + np.mgrid[-2:3, -2:3]).astype(np.int32)
+        codes = table.codes(field.layers[MAP].current(y, x))
+        if codes[2, 2] in _UNPAINTED and not (codes == ANIMAL_CODE).any():
+            found.add(agent)
     return found
 
 
