@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.model_cases import NUM_VALUES, CountingEnv, counting_ticker, counting_world
+from world.envs.grounded import Int32Array
 from world.envs.homestead.tiles import AGENT_CODE, GROUND_CODE
 from world.evaluation.codes import CodeTable
 from world.evaluation.foretell import Foretold
@@ -42,19 +43,25 @@ def _answers(bits: float) -> Answers:
     return Answers(replace(ticks, ages=ages), observed, observed, dict.fromkeys(("ours", "no_memory", "oracle"), told))
 
 
+def _lying(answers: Answers) -> Int32Array:
+    """The ground that every token shows."""
+    return np.full(answers.observed.shape, GROUND_CODE, np.int32)
+
+
 def test_only_cells_that_were_in_view_with_all_beside_them_count() -> None:
     answers = _answers(2.0)
     rules = np.full(answers.observed.shape, 100.0, np.float32)
     rules[:, :, 2, 2] = 1.0
     agents = answers.ticks.num_agents
-    row = rule_scores(answers, rules, NO_BODIES).metrics["nll_of_rules"]
+    row = rule_scores(answers, rules, _lying(answers), NO_BODIES).metrics["nll_of_rules"]
     assert row.value == pytest.approx((0.5 + 2.0 * agents) / agents)
     assert row.oracle == row.value and row.ceiling == 1.0
 
 
 def test_every_baseline_is_there_or_explained() -> None:
     answers = _answers(1.0)
-    assert not rule_scores(answers, answers.foretold["ours"].cell_bits, NO_BODIES).unexplained()
+    scores = rule_scores(answers, answers.foretold["ours"].cell_bits, _lying(answers), NO_BODIES)
+    assert not scores.unexplained()
 
 
 def test_what_lies_under_somebody_counts_as_long_as_the_field_holds_it() -> None:
@@ -62,11 +69,18 @@ def test_what_lies_under_somebody_counts_as_long_as_the_field_holds_it() -> None
     agents, rules = answers.ticks.num_agents, np.ones(answers.observed.shape, np.float32)
     body = NUM_VALUES - 1
     table = replace(NO_BODIES, code_of=np.where(np.arange(NUM_VALUES + 1) == body, AGENT_CODE, NO_BODIES.code_of))
-    for last, counts in (([body, body, 3, 0], True), ([body] * 4, False), ([body, 0, 0, 0], False)):
-        tokens = answers.ticks.tokens.copy()
-        tokens[:, :, 2, 2] = last
+    cleaned = GROUND_CODE + 1
+    cases = (
+        ([body, body, 3, 0], GROUND_CODE, True),
+        ([body] * 4, GROUND_CODE, False),
+        ([body, 0, 0, 0], GROUND_CODE, False),
+        ([body, 3, 0, 0], cleaned, False),
+    )
+    for last, lies, counts in cases:
+        tokens, lying = answers.ticks.tokens.copy(), _lying(answers)
+        tokens[:, :, 2, 2], lying[:, :, 2, 2] = last, lies
         told = replace(answers, ticks=replace(answers.ticks, tokens=tokens))
-        scores = rule_scores(told, rules, table)
+        scores = rule_scores(told, rules, lying, table)
         if counts:
             assert scores.metrics["nll_of_rules"].value == pytest.approx((0.5 + 2.0 * agents) / agents)
         else:

@@ -97,6 +97,21 @@ def test_at_the_market_much_more_passes_from_hand_to_hand() -> None:
     assert handed_over("market", 800, nothing) > 5 * max(handed_over("mixed", 800, nothing), 1)
 
 
+def test_barterers_exchange_what_little_they_have() -> None:
+    world = make_env("homestead")
+    assert isinstance(world, HomesteadGrounded)
+    world.reset(0)
+    policy, most = make_policy("barterer", world.spec, 0), []
+    for tick in range(800):
+        before = world.simulation.state.ledger.trades
+        held = np.array(world.simulation.state.inventory)
+        world.step(policy.act(world, tick))
+        if world.simulation.state.ledger.trades > before:
+            most.append(held[(held != world.simulation.state.inventory).any(axis=1)].max())
+    assert len(most) > 5
+    assert np.median(most) <= 2
+
+
 def test_the_vault_is_opened_by_agents_together() -> None:
     world = make_env("homestead")
     assert isinstance(world, HomesteadGrounded)

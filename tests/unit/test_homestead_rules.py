@@ -7,6 +7,7 @@ import pytest
 
 from world.envs.grounded import BY_CHANCE, BY_NATURE
 from world.envs.homestead.config import HomesteadConfig
+from world.envs.homestead.live_map import MARGIN
 from world.envs.homestead.rules import Simulation
 from world.envs.homestead.state import HomesteadState, Ledger
 from world.envs.homestead.tiles import MAX_HELD, NUM_ACTIONS, NUM_PAINTS, PAINT_SHIFT, Action, Item, Terrain, Thing
@@ -235,6 +236,18 @@ def test_paint_has_the_colour_of_the_agent_and_comes_off_with_the_same_brush() -
     assert world.state.ground[cell] >> PAINT_SHIFT == other
     world.step([Action.NOOP, Action.NOOP, Action.PAINT])
     assert world.state.ground[cell] == Terrain.GRASS
+
+
+def test_what_lies_in_a_cell_is_what_is_seen_there_once_nobody_stands_on_it() -> None:
+    world = Meadow((5, 5, EAST)).put(Thing.STONE, (5, 9)).start()
+    world.step([Action.PAINT])
+    painted = world.lying()
+    assert painted[5 * SIDE + 6] not in (painted[5 * SIDE + 7], painted[5 * SIDE + 9])
+    world.step([Action.EAST])
+    assert (world.lying() == painted).all()
+    world.step([Action.EAST])
+    seen = world.codes[MARGIN:-MARGIN, MARGIN:-MARGIN].flatten()
+    assert np.flatnonzero(seen != world.lying()).tolist() == world.state.cells
 
 
 def test_a_gift_goes_to_whom_one_faces_and_is_what_one_has_most_of() -> None:

@@ -5,23 +5,26 @@ Axes: T ticks, A agents, H × W cells of a window, K tokens a cell remembers.
 
 import numpy as np
 
-from world.envs.grounded import BoolArray, Float32Array
+from world.envs.grounded import BoolArray, Float32Array, Int32Array
 from world.evaluation.codes import CodeTable, is_body
 from world.evaluation.metrics import Scores, mean_of, row_of
 from world.evaluation.one_step import Answers, summed
 from world.field import NOW, UNSEEN, Uint16Array
 
 
-def rule_scores(answers: Answers, rules_bits: Float32Array, table: CodeTable, *, seed: int = 0) -> Scores:
+def rule_scores(
+    answers: Answers, rules_bits: Float32Array, lying: Int32Array, table: CodeTable, *, seed: int = 0
+) -> Scores:
     """Return `nll_of_rules`: bits of each agent itself and of the cells in view, over those that the rules cost there.
 
     `rules_bits` (T, A, H, W) are of cells as `world.envs.homestead.odds` has them; what becomes of agents is certain.
     Of cells, those count that were in view with all four beside them, since what comes from farther away was not known;
-    and of which the field holds more than who stood there: what lies under whoever turned K times on the spot, or has
-    stood there since before it was first seen, nobody was told.
+    and of which the field holds what lies there, with code `lying` (T, A, H, W). Under somebody it may not: it forgets
+    what lies under whoever turns K times on the spot, was never told where he has stood since before he was first seen,
+    and cannot be told of paint that was cleaned in the very tick in which he stepped on it.
     """
     ticks = answers.ticks
-    counted = answers.observed & _within_view(ticks.ages[..., -1] == NOW) & _holds_content(ticks.tokens, table)
+    counted = answers.observed & _within_view(ticks.ages[..., -1] == NOW) & _holds(ticks.tokens, lying, table)
     rules = summed(rules_bits, counted)
     if not rules.any():
         return Scores({}, {"nll_of_rules": "chance decided nothing that was in view"})
@@ -35,9 +38,12 @@ def rule_scores(answers: Answers, rules_bits: Float32Array, table: CodeTable, *,
     )
 
 
-def _holds_content(tokens: Uint16Array, table: CodeTable) -> BoolArray:
-    """Return of which cells with tokens (T, A, H, W, K) something else is remembered than bodies."""
-    holds: BoolArray = ((tokens != UNSEEN) & ~is_body(table.codes(tokens))).any(axis=-1)
+def _holds(tokens: Uint16Array, lying: Int32Array, table: CodeTable) -> BoolArray:
+    """Return of which cells with tokens (T, A, H, W, K) the newest that shows no body shows what lies there."""
+    codes = table.codes(tokens)
+    content = (tokens != UNSEEN) & ~is_body(codes)
+    newest = np.take_along_axis(codes, content.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    holds: BoolArray = content.any(axis=-1) & (newest == lying)
     return holds
 
 

@@ -22,7 +22,7 @@ from world.evaluation.homestead_laws import broken_laws
 from world.evaluation.homestead_limits import rule_scores
 from world.evaluation.invariants import agreement_scores, invariant_scores, joined
 from world.evaluation.metrics import Scores, merged
-from world.evaluation.one_step import ask, edit_scores
+from world.evaluation.one_step import Answers, ask, edit_scores
 from world.evaluation.permanence import permanence_scores
 from world.evaluation.plays.consistency import play_consistency
 from world.evaluation.plays.forks import ForkPlay, play_counterfactuals, play_equivalence
@@ -183,7 +183,7 @@ class Evaluation:
             event_scores(answers),
             nll_by_age(answers, ages, tokenizer.num_tokens),
             *([chance_gaps(answers, chances)] if chances else []),
-            *([rule_scores(answers, np.stack(record.rules_bits), told)] if told and record.rules_bits else []),
+            *([_against_rules(answers, record, told)] if told and record.rules_bits else []),
             *([limit_scores(answers, CrafterTruth.stack(record.crafted))] if record.crafted else []),
             Scores({}, {"*.oracle": NO_TRUTH}),
         ]
@@ -422,6 +422,10 @@ class Evaluation:
 def _worlds_of(parts: Iterable[Effects | Prompted | Returns]) -> int:
     """Return how many worlds something was played in."""
     return len({world for part in parts for world in part.episode.tolist()})
+
+
+def _against_rules(answers: Answers, record: Recording, table: CodeTable) -> Scores:
+    return rule_scores(answers, np.stack(record.rules_bits), np.stack(record.lying), table)
 
 
 def _film(play: RolloutPlay, episode: int, seed: int) -> Film:

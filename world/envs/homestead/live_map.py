@@ -100,6 +100,12 @@ class LiveMap:
         """Return whether ground and thing let one in; somebody may stand there."""
         return _WALKABLE[self.thing_at[cell]] and self.ground_at[cell] & 15 != Terrain.WALL
 
+    def lying(self) -> Int32Array:
+        """Return the codes (cells,) of what lies in each cell, whoever stands there."""
+        shown = np.array(self._shown_at, np.int32)[self.state.thing]
+        codes: Int32Array = np.where(shown, THING_CODE + shown, GROUND_CODES[self.state.ground])
+        return codes
+
     def poses(self) -> Int32Array:
         """Return (A, 2) places y, x."""
         cells = np.array(self.state.cells, np.int32)
@@ -180,9 +186,7 @@ class LiveMap:
         for agent, cell in enumerate(state.cells):
             self.occupant[cell] = agent + 1
         self._attach()
-        shown = np.array(self._shown_at, np.int32)[state.thing]
-        codes = np.where(shown, THING_CODE + shown, GROUND_CODES[state.ground])
-        self.codes[MARGIN:-MARGIN, MARGIN:-MARGIN] = codes.reshape(height, width)
+        self.codes[MARGIN:-MARGIN, MARGIN:-MARGIN] = self.lying().reshape(height, width)
         for cell in (*state.animals, *state.cells):
             self._code_at[self._pad[cell]] = self._code(cell)
         self._heap = [(at, cell) for cell, at in state.due.items()]

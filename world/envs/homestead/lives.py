@@ -21,8 +21,6 @@ _AWAY_TICKS = (2, 10)
 """That a gatekeeper lets pass between switch and gate."""
 _TRADE_TICKS = 4
 """Gifts are made at ticks that are multiples of this, so that two who face each other come to exchange."""
-
-
 _STOCK = 3
 """Pieces of a kind that a trader brings to market."""
 
@@ -187,6 +185,34 @@ def trader(body: Body) -> Life:
                 break
         if item is Item.STONE and body.holds(Item.WOOD) >= DOOR_WOOD:
             yield from body.use((Thing.BENCH,))
+
+
+def barterer(body: Body) -> Life:
+    """Take one of a kind that one lacks, exchange it with the partner, and use up what one has."""
+    partner = body.agent ^ 1
+    while True:
+        yield body.stray()
+        if partner >= len(body.world.state.cells):
+            yield from body.use(_FRUIT)
+            continue
+        # Wood is not used up: whoever holds some would offer nothing else.
+        kinds = _GOODS if not any(map(body.holds, Item)) else (_GOODS[0], _GOODS[2])
+        yield from body.use(kinds[body.draws.below(len(kinds))])
+        for _ in range(body.draws.between(1, 3)):
+            if not (yield from body.meet(partner, until=body.tick + 40)):
+                break
+            while body.tick % _TRADE_TICKS:
+                yield Action.NOOP
+            yield Action.GIVE
+        yield from _use_up(body)
+
+
+def _use_up(body: Body) -> Skill:
+    """Lay the stones that one has, eat the fruit, and make a door of the wood."""
+    for item, action in ((Item.STONE, Action.PLACE), (Item.FRUIT, Action.USE)):
+        while body.holds(item) and (yield from body.on_bare_ground(action)):
+            yield body.stray()
+    return body.holds(Item.WOOD) < DOOR_WOOD or (yield from _hang_door(body))
 
 
 def _be_away(body: Body, home: int, back_at: int) -> Skill:

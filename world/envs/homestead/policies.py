@@ -28,6 +28,7 @@ LIVES: dict[str, Callable[[Body], Life]] = {
     "gatekeeper": lives.gatekeeper,
     "vault": lives.vault,
     "trader": lives.trader,
+    "barterer": lives.barterer,
 }
 _MIXTURES = {
     "mixed": (

@@ -13,6 +13,7 @@ from world.envs.grounded import Float32Array, Int32Array, Uint8Array
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.envs.homestead.odds import Odds
 from world.envs.homestead.rules import Simulation
+from world.envs.homestead.tiles import VOID_CODE
 from world.evaluation.by_age import Ages
 from world.evaluation.crafter_limits import CrafterTruth
 from world.evaluation.one_step import HeldOut
@@ -49,6 +50,8 @@ class Recording:
     """(A, 3) of homesteads: row and column where each agent truly is after the tick, and which heading its view has."""
     rules_bits: list[Float32Array] = field(default_factory=list)
     """(A, H, W) of homesteads that are maps: what each cell costs whoever knows the rules and the state."""
+    lying: list[Int32Array] = field(default_factory=list)
+    """(A, H, W) likewise: the codes of what lay in each cell before the tick, whoever stood there."""
     crafted: list[CrafterTruth] = field(default_factory=list)
     """What truly is in the windows of Crafter worlds, tick by tick."""
 
@@ -94,6 +97,7 @@ def record_ticks(
                 record.stands.append(_stands(world.env))
             if rules is not None:
                 record.rules_bits.append(rules.bits(done.effects.actions))
+                record.lying.append(rules.lying())
             if kinds is not None:
                 record.crafted.append(kinds.now())
 
@@ -122,6 +126,13 @@ class _Ruled:
             return None
         _, y, x = world.snapshot.field.window_cells(world.snapshot.poses, stage.margin)
         return cls(world.env, world.env.simulation.clone(), (y, x))
+
+    def lying(self) -> Int32Array:
+        """Return the codes (A, H, W) of what lies in the cells before the tick, whoever stands there."""
+        (height, width), (y, x) = (self.before.config.height, self.before.config.width), self.cells
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        codes = self.before.lying()[y.clip(0, height - 1) * width + x.clip(0, width - 1)]
+        return np.where(inside, codes, np.int32(VOID_CODE))
 
     def bits(self, actions: Int32Array) -> Float32Array:
         """Return the bits (A, H, W) of what the tick of a joint action came to, by the rules."""
