@@ -112,6 +112,29 @@ def test_barterers_exchange_what_little_they_have() -> None:
     assert np.median(most) <= 2
 
 
+def races(name: str, ticks: int) -> int:
+    """Count how often two agents of a policy reach for one cell, and at least one of them not to go there."""
+    world = make_env("homestead")
+    assert isinstance(world, HomesteadGrounded)
+    world.reset(0)
+    policy, count = make_policy(name, world.spec, 0), 0
+    for tick in range(ticks):
+        actions, simulation = policy.act(world, tick), world.simulation
+        heads = np.where((actions >= Action.NORTH) & (actions <= Action.WEST), actions - Action.NORTH, -1)
+        cells = [
+            simulation.state.cells[agent] + simulation.steps[head] if head >= 0 else simulation.ahead(agent)
+            for agent, head in enumerate(heads.tolist())
+        ]
+        acting = [cell for cell, action in zip(cells, actions, strict=True) if action > Action.WEST]
+        count += sum(cells.count(cell) > 1 for cell in set(acting))
+        world.step(actions)
+    return count
+
+
+def test_meddlers_are_in_each_others_way() -> None:
+    assert races("meddler", 800) > 5 * max(races("mixed", 800), 1)
+
+
 def test_the_vault_is_opened_by_agents_together() -> None:
     world = make_env("homestead")
     assert isinstance(world, HomesteadGrounded)

@@ -43,8 +43,8 @@ def make_policy(name: str, spec: EnvSpec, seed: int) -> DataPolicy:
     """Return the scripted policy of a name, made for the environment of `spec`.
 
     `mixed` and `random` are for any environment. Homestead also has market, stroller, explorer, patrol, builder,
-    courier, peddler, follower, forager, gatekeeper, trader, barterer and vault; crafter has collector, MiniGrid's
-    memory tasks have chooser. Raises `EnvironmentUnusable` for any other.
+    courier, peddler, follower, forager, gatekeeper, trader, barterer, meddler and vault; crafter has collector,
+    MiniGrid's memory tasks have chooser. Raises `EnvironmentUnusable` for any other.
     """
     from world.envs.policies import RandomPolicy
 

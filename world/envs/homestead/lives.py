@@ -17,6 +17,7 @@ _GOODS = ((Thing.STONE,), _WOOD, _FRUIT)
 _TOGGLES = (Thing.DOOR_CLOSED, Thing.DOOR_OPEN, Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _SWITCHES = (Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _GATES = (Thing.GATE_CLOSED, Thing.GATE_OPEN)
+_MEDDLED_WITH = (*_GOODS, _TOGGLES)
 _AWAY_TICKS = (2, 10)
 """That a gatekeeper lets pass between switch and gate."""
 _TRADE_TICKS = 4
@@ -205,6 +206,19 @@ def barterer(body: Body) -> Life:
                 yield Action.NOOP
             yield Action.GIVE
         yield from _use_up(body)
+
+
+def meddler(body: Body) -> Life:
+    """Go to a thing or to somebody, and do anything there: reach for what others reach for, and be in their way."""
+    while True:
+        yield body.stray()
+        others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+        if not others or body.chance(0.3):
+            yield from body.use(_MEDDLED_WITH[body.draws.below(len(_MEDDLED_WITH))])
+        else:
+            yield from body.meet(others[body.draws.below(len(others))], until=body.tick + 40)
+        for _ in range(body.draws.between(5, 20)):
+            yield fidget(body) if body.chance(0.4) else body.draws.below(NUM_ACTIONS)
 
 
 def _use_up(body: Body) -> Skill:

@@ -29,6 +29,7 @@ LIVES: dict[str, Callable[[Body], Life]] = {
     "vault": lives.vault,
     "trader": lives.trader,
     "barterer": lives.barterer,
+    "meddler": lives.meddler,
 }
 _MIXTURES = {
     "mixed": (
