@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.model_cases import CountingEnv, homestead_rows, random_slots, small_config, stirred_model
 from world.envs.grounded import EnvSpec, ViewLayout
-from world.model.dynamics import DynamicsConfig, Encoded, Outcome
+from world.model.dynamics import DynamicsConfig, Encoded, Outcome, _touched
 from world.model.relations import about, places_about
 from world.model.slots import UNKNOWN_DISPLACEMENT, Slots, places_in_windows
 from world.model.world_model import WorldModel, WorldModelConfig, base, small, tiny
@@ -157,6 +157,27 @@ def test_an_agent_finds_what_lies_where_it_reaches_and_nothing_of_what_lies_else
             assert same is (place != 1), (place, part)
 
 
+@torch.no_grad()
+def test_a_cell_that_somebody_reaches_for_is_told_what_lies_there_as_loudly_as_what_is_done_to_it() -> None:
+    spec = CountingEnv(num_agents=1, map_rows=5, cols=5).spec
+    reach, generator = stirred_model(spec, VOCAB).dynamics.reach, torch.Generator().manual_seed(0)
+    assert reach is not None
+    width = reach.read.out_features
+    agents, cells = torch.randn((1, width), generator=generator), torch.randn((1, 7, 7, width), generator=generator)
+    north = torch.zeros(1, 9)
+    north[0, 1] = 1.0
+    told, other = (reach.done(north, agents, which) for which in (cells, cells.flip(-1)))
+    assert (told[0, 1] != other[0, 1]).any()
+    told[0, 1] = other[0, 1] = 0.0
+    assert not told.any() and not other.any()
+    reach.effect.weight.mul_(1000.0), reach.effect.bias.zero_()
+    loud, quiet = (
+        (a - b)[0, 1]
+        for a, b in [[reach.done(north, by * agents, which) for which in (cells, cells.flip(-1))] for by in (1.0, 1e-3)]
+    )
+    torch.testing.assert_close(loud, 1000.0 * quiet, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 4), (5, 6), (6, 5), (11, 11)])
 def test_an_agent_reads_the_cells_that_it_writes_to(height: int, width: int) -> None:
     pose = torch.tensor([[[40, 70]]])
@@ -172,7 +193,7 @@ def test_what_an_agent_does_to_where_it_reaches_is_seen_in_all_windows_that_hold
     east = torch.zeros(2, 9)
     east[0, 5] = 1.0
     nothing = torch.zeros(2, 5, 5, 8)
-    told = model.dynamics._tell(nothing, slots, model.dynamics._touch(slots, east, torch.ones(2, 8)))
+    told = model.dynamics._tell(nothing, slots, _touched(slots, east[..., None] * torch.ones(2, 1, 8)))
     expected = torch.zeros(2, 5, 5, 8)
     expected[0, 2, 3] = expected[1, 0, 2] = 1.0
     assert torch.equal(told, expected)

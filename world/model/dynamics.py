@@ -250,7 +250,7 @@ class Dynamics(nn.Module):
         shares, told = None, []
         if self.reach is not None:
             shares = self.reach.where(agents)
-            told.append(self._touch(slots, shares, self.reach.intent(agents)))
+            told.append(_touched(slots, shares[..., None] * self.reach.intent(agents)[:, None]))
         if self.about_event is not None and _may_befall(slots):
             told.append(self._befall(slots, self.about_event.weight))
         cells = self._place(encoded.cells, slots, self.intent(agents), slots.poses, *told)
@@ -291,7 +291,7 @@ class Dynamics(nn.Module):
         told = []
         if acted.shares is not None:
             assert self.reach is not None
-            told.append(self._touch(slots, acted.shares, self.reach.effect(agents)))
+            told.append(_touched(slots, self.reach.done(acted.shares, agents, acted.cells)))
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved, *told)
         height, width = cells.shape[1:3]
         arrived = None
@@ -342,11 +342,6 @@ class Dynamics(nn.Module):
         """
         told = (self._events(slots)[:, :, None] + about) * (slots.events[..., :1, None] > 0)
         return told.flatten(1, 2), places_about(slots.events[..., 1:], EVENT_REACH).flatten(1, 2)
-
-    def _touch(self, slots: Slots, shares: Tensor, vectors: Tensor) -> _Told:
-        """Return what the nine cells about each agent are told: its vector (N, D), by its shares (N, 9) of them."""
-        spread = shares[..., None] * vectors[:, None]
-        return spread.reshape(len(slots.poses), -1, vectors.shape[-1]), places_about(slots.poses).flatten(1, 2)
 
     def _place(self, cells: Tensor, slots: Slots, vectors: Tensor, poses: Tensor, *told: _Told) -> Tensor:
         """Tell agents' vectors (N, D) to the cells at `poses` (B, A, 2), and on maps what else is told; on screens, to
@@ -419,6 +414,12 @@ class Dynamics(nn.Module):
             torch.cat([other.to(agents.dtype) for other in others], dim=1),
             torch.cat(places, dim=1).clamp(-_FARTHEST, _FARTHEST),
         )
+
+
+def _touched(slots: Slots, told: Tensor) -> _Told:
+    """Return what the nine cells about each agent are told (N, 9, D), and where they are."""
+    batch = len(slots.poses)
+    return told.reshape(batch, -1, told.shape[-1]), places_about(slots.poses).flatten(1, 2)
 
 
 def _may_befall(slots: Slots) -> bool:
