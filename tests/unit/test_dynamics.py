@@ -170,7 +170,8 @@ def test_a_cell_that_somebody_reaches_for_is_told_what_lies_there_as_loudly_as_w
     assert (told[0, 1] != other[0, 1]).any()
     told[0, 1] = other[0, 1] = 0.0
     assert not told.any() and not other.any()
-    reach.effect.weight.mul_(1000.0), reach.effect.bias.zero_()
+    reach.effect.weight.mul_(1000.0)
+    reach.effect.bias.zero_()
     loud, quiet = (
         (a - b)[0, 1]
         for a, b in [[reach.done(north, by * agents, which) for which in (cells, cells.flip(-1))] for by in (1.0, 1e-3)]

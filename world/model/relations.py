@@ -95,8 +95,8 @@ class Reach(nn.Module):
     def done(self, shares: Tensor, agents: Tensor, cells: Tensor) -> Tensor:
         """Return what the nine cells about agents (N, D), among cells (N, H, W, D), are told of what they do (N, 9, D).
 
-        What lies in each is told it anew, as loudly as the rest. Agents are ten times as loud as cells, and whoever is
-        beside a cell that one of them reaches for would hear of nothing there but of him.
+        What lies in each is told it anew, as loudly as the rest, since agents are ten times as loud as cells. That more
+        is foretold by it was not found; the weights that are shipped have learned to use it.
         """
         effect: Tensor = self.effect(agents)
         loudness: Tensor = torch.linalg.vector_norm(effect, dim=-1, keepdim=True) * effect.shape[-1] ** -0.5

@@ -6,9 +6,10 @@ Axes: N cells, A agents, n changes.
 """
 
 import heapq
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world.envs.grounded import Int32Array
 from world.envs.homestead.config import MAX_AGENTS, HomesteadConfig
@@ -26,6 +27,8 @@ from world.envs.homestead.tiles import (
     Terrain,
     Thing,
 )
+
+_Value = TypeVar("_Value", np.int32, np.float32)
 
 VIEW = 9
 """Cells on a side of what an agent sees."""
@@ -99,6 +102,14 @@ class LiveMap:
     def walkable(self, cell: int) -> bool:
         """Return whether ground and thing let one in; somebody may stand there."""
         return _WALKABLE[self.thing_at[cell]] and self.ground_at[cell] & 15 != Terrain.WALL
+
+    def read(self, values: NDArray[_Value], y: Int32Array, x: Int32Array, *, outside: float) -> NDArray[_Value]:
+        """Return values (cells,) of the cells y, x (…), and `outside` beyond the map."""
+        height, width = self.config.height, self.config.width
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        found = values[y.clip(0, height - 1) * width + x.clip(0, width - 1)]
+        read: NDArray[_Value] = np.where(inside, found, values.dtype.type(outside))
+        return read
 
     def lying(self) -> Int32Array:
         """Return the codes (cells,) of what lies in each cell, whoever stands there."""

@@ -13,7 +13,8 @@ MIN_GAP, MAX_GAP = 10, 1000
 """Ticks after which a patrol comes back, drawn evenly on a logarithmic scale."""
 _FRUIT = (Thing.BUSH_RIPE, Thing.COMMONS_RIPE)
 _WOOD = (Thing.TREE, Thing.YOUNG_TREE)
-_GOODS = ((Thing.STONE,), _WOOD, _FRUIT)
+_STONE = (Thing.STONE,)
+_GOODS = (_STONE, _WOOD, _FRUIT)
 _TOGGLES = (Thing.DOOR_CLOSED, Thing.DOOR_OPEN, Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _SWITCHES = (Thing.SWITCH_OFF, Thing.SWITCH_ON)
 _GATES = (Thing.GATE_CLOSED, Thing.GATE_OPEN)
@@ -99,8 +100,7 @@ def courier(body: Body) -> Life:
             yield from _hand_over(body)
         else:
             yield from body.go(depot)
-            while body.holds(Item.STONE) and (yield from body.on_bare_ground(Action.PLACE)):
-                yield body.stray()
+            yield from _spend(body, Item.STONE, Action.PLACE)
         if body.chance(0.2):
             depot = body.somewhere()
 
@@ -117,7 +117,7 @@ def peddler(body: Body) -> Life:
 def follower(body: Body) -> Life:
     """Stay near somebody, give now and then, exchange when both do."""
     while True:
-        others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+        others = _others(body)
         if not others:
             yield body.stray()
             continue
@@ -164,55 +164,19 @@ def vault(body: Body) -> Life:
 
 def trader(body: Body) -> Life:
     """Gather what the partner does not, meet him, and exchange."""
-    partner = body.agent ^ 1
-    while True:
-        yield body.stray()
-        if partner >= len(body.world.state.cells):
-            yield from body.use(_FRUIT)
-            continue
-        goods, item = ((_WOOD, Item.WOOD), ((Thing.STONE,), Item.STONE))[body.agent % 2]
-        for _ in range(6):
-            if body.holds(item) >= _STOCK:
-                break
-            yield from body.use(goods)
-        for _ in range(2):
-            if (yield from body.meet(partner, until=body.tick + 80)):
-                while body.tick % _TRADE_TICKS:
-                    yield Action.NOOP
-                yield Action.GIVE
-        # What was bought is put to use, so that one lacks it again.
-        while item is Item.WOOD and body.holds(Item.STONE):
-            if not (yield from body.on_bare_ground(Action.PLACE)):
-                break
-        if item is Item.STONE and body.holds(Item.WOOD) >= DOOR_WOOD:
-            yield from body.use((Thing.BENCH,))
+    return _in_pairs(body, _trade)
 
 
 def barterer(body: Body) -> Life:
-    """Take one of a kind that one lacks, exchange it with the partner, and use up what one has."""
-    partner = body.agent ^ 1
-    while True:
-        yield body.stray()
-        if partner >= len(body.world.state.cells):
-            yield from body.use(_FRUIT)
-            continue
-        # Wood is not used up: whoever holds some would offer nothing else.
-        kinds = _GOODS if not any(map(body.holds, Item)) else (_GOODS[0], _GOODS[2])
-        yield from body.use(kinds[body.draws.below(len(kinds))])
-        for _ in range(body.draws.between(1, 3)):
-            if not (yield from body.meet(partner, until=body.tick + 40)):
-                break
-            while body.tick % _TRADE_TICKS:
-                yield Action.NOOP
-            yield Action.GIVE
-        yield from _use_up(body)
+    """Take one thing, exchange it with the partner, and use up what one has."""
+    return _in_pairs(body, _barter)
 
 
 def meddler(body: Body) -> Life:
     """Go to a thing or to somebody, and do anything there: reach for what others reach for, and be in their way."""
     while True:
         yield body.stray()
-        others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+        others = _others(body)
         if not others or body.chance(0.3):
             yield from body.use(_MEDDLED_WITH[body.draws.below(len(_MEDDLED_WITH))])
         else:
@@ -221,12 +185,69 @@ def meddler(body: Body) -> Life:
             yield fidget(body) if body.chance(0.4) else body.draws.below(NUM_ACTIONS)
 
 
-def _use_up(body: Body) -> Skill:
-    """Lay the stones that one has, eat the fruit, and make a door of the wood."""
-    for item, action in ((Item.STONE, Action.PLACE), (Item.FRUIT, Action.USE)):
-        while body.holds(item) and (yield from body.on_bare_ground(action)):
-            yield body.stray()
-    return body.holds(Item.WOOD) < DOOR_WOOD or (yield from _hang_door(body))
+def _in_pairs(body: Body, deal: Callable[[Body, int], Skill]) -> Life:
+    """Deal with the partner again and again; whoever has none gathers fruit."""
+    partner = body.agent ^ 1
+    while True:
+        yield body.stray()
+        if partner < len(body.world.state.cells):
+            yield from deal(body, partner)
+        else:
+            yield from body.use(_FRUIT)
+
+
+def _trade(body: Body, partner: int) -> Skill:
+    goods, item = ((_WOOD, Item.WOOD), (_STONE, Item.STONE))[body.agent % 2]
+    for _ in range(6):
+        if body.holds(item) >= _STOCK:
+            break
+        yield from body.use(goods)
+    for _ in range(2):
+        yield from _offer(body, partner, within=80)
+    # What was bought is put to use, so that one lacks it again.
+    while item is Item.WOOD and body.holds(Item.STONE):
+        if not (yield from body.on_bare_ground(Action.PLACE)):
+            break
+    if item is Item.STONE and body.holds(Item.WOOD) >= DOOR_WOOD:
+        yield from body.use((Thing.BENCH,))
+    return True
+
+
+def _barter(body: Body, partner: int) -> Skill:
+    # Wood is not used up by itself: whoever holds some would offer nothing else.
+    kinds = _GOODS if not any(map(body.holds, Item)) else (_STONE, _FRUIT)
+    yield from body.use(kinds[body.draws.below(len(kinds))])
+    for _ in range(body.draws.between(1, 3)):
+        if not (yield from _offer(body, partner, within=40)):
+            break
+    yield from _spend(body, Item.STONE, Action.PLACE)
+    yield from _spend(body, Item.FRUIT, Action.USE)
+    if body.holds(Item.WOOD) >= DOOR_WOOD:
+        yield from _hang_door(body)
+    return True
+
+
+def _others(body: Body) -> list[int]:
+    return [other for other in range(len(body.world.state.cells)) if other != body.agent]
+
+
+def _offer(body: Body, other: int, *, within: int) -> Skill:
+    """Meet somebody within some ticks, and give when whoever trades does."""
+    if not (yield from body.meet(other, until=body.tick + within)):
+        return False
+    while body.tick % _TRADE_TICKS:
+        yield Action.NOOP
+    yield Action.GIVE
+    return True
+
+
+def _spend(body: Body, item: Item, action: Action) -> Skill:
+    """Do this to free ground, here and there, until nothing of an item is left."""
+    while body.holds(item):
+        if not (yield from body.on_bare_ground(action)):
+            return False
+        yield body.stray()
+    return True
 
 
 def _be_away(body: Body, home: int, back_at: int) -> Skill:
@@ -296,16 +317,13 @@ def _plant(body: Body) -> Skill:
 
 
 def _hand_over(body: Body) -> Skill:
-    others = [other for other in range(len(body.world.state.cells)) if other != body.agent]
+    others = _others(body)
     if not others:
         return False
     other = others[body.draws.below(len(others))]
     for _ in range(body.draws.between(1, 3)):
-        if not (yield from body.meet(other, until=body.tick + 60)):
+        if not (yield from _offer(body, other, within=60)):
             return False
-        while body.tick % _TRADE_TICKS:
-            yield Action.NOOP
-        yield Action.GIVE
     return True
 
 

@@ -41,16 +41,13 @@ class Odds:
 
     def bits(self, after: Simulation, y: Int32Array, x: Int32Array) -> Float32Array:
         """Return −log2 of the chance (…) of what is in cells y, x (…) after the tick."""
-        height, width = after.config.height, after.config.width
-        paid = np.zeros(height * width, np.float32)
+        paid = np.zeros(len(after.thing_at), np.float32)
         with np.errstate(divide="ignore"):
             for cell, chance in self.animals.items():
                 paid[cell] -= np.log2(chance if after.occupant[cell] == ANIMAL else 1.0 - chance)
             for cell, chance in self.growth.items():
                 paid[cell] -= np.log2(1.0 - chance if after.thing_at[cell] in _WAITING else chance)
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        at = y.clip(0, height - 1) * width + x.clip(0, width - 1)
-        return np.where(inside, paid[at], np.float32(0.0))
+        return after.read(paid, y, x, outside=0.0)
 
 
 def _wanderings(simulation: Simulation) -> list[tuple[float, tuple[int, ...]]]:

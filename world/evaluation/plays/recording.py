@@ -129,10 +129,7 @@ class _Ruled:
 
     def lying(self) -> Int32Array:
         """Return the codes (A, H, W) of what lies in the cells before the tick, whoever stands there."""
-        (height, width), (y, x) = (self.before.config.height, self.before.config.width), self.cells
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        codes = self.before.lying()[y.clip(0, height - 1) * width + x.clip(0, width - 1)]
-        return np.where(inside, codes, np.int32(VOID_CODE))
+        return self.before.read(self.before.lying(), *self.cells, outside=VOID_CODE)
 
     def bits(self, actions: Int32Array) -> Float32Array:
         """Return the bits (A, H, W) of what the tick of a joint action came to, by the rules."""
