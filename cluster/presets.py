@@ -45,7 +45,7 @@ def homestead_tiny() -> RunConfig:
             num_worlds=512,
             world_ticks=1_000,
             most_lived_ticks=4_000,
-            policies=("mixed", "mixed", "mixed", "market", "barterer"),
+            policies=("mixed", "mixed", "mixed", "market", "barterer", "meddler"),
             num_processes=2,
             budget_bytes=9 << 29,
         ),

@@ -13,6 +13,7 @@ from world.model.blocks import GatedMLP, GlobalBlock
 from world.model.precision import dtype_of
 
 BLOCKS: Final[tuple[type[nn.Module], ...]] = (GatedMLP, GlobalBlock)
+_MAPS: Final[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv2d)
 
 _MOMENTUM = 0.95
 _ITERATION = (3.4445, -4.7750, 2.0315)
@@ -90,14 +91,15 @@ class Optimizer:
         """The linear maps within blocks of these kinds are Muon's; of no kind, AdamW has everything."""
         matrices = _matrices(model, blocks)
         of_muon = {id(parameter) for parameter in matrices}
-        named = [(name, p) for name, p in model.named_parameters() if id(p) not in of_muon]
+        others = [parameter for parameter in model.parameters() if id(parameter) not in of_muon]
+        maps = {id(part.weight) for part in model.modules() if isinstance(part, _MAPS)}
         self._peak = learning_rate
         self._parts: dict[str, torch.optim.Optimizer] = {
             "others": torch.optim.AdamW(
                 [
-                    # Matrices decay; gains, biases and tables do not.
-                    {"params": [p for n, p in named if _decays(n, p)], "weight_decay": weight_decay},
-                    {"params": [p for n, p in named if not _decays(n, p)], "weight_decay": 0.0},
+                    # Maps decay; gains, biases and tables do not, of which most rows wait long for a gradient.
+                    {"params": [p for p in others if id(p) in maps], "weight_decay": weight_decay},
+                    {"params": [p for p in others if id(p) not in maps], "weight_decay": 0.0},
                 ],
                 lr=learning_rate,
                 betas=(0.9, 0.99),
@@ -128,10 +130,6 @@ class Optimizer:
         """Go on from a checkpoint. Raises `KeyError` or `ValueError` if it is of another model."""
         for name, part in self._parts.items():
             part.load_state_dict({**part.state_dict(), "state": state[name]})
-
-
-def _decays(name: str, parameter: Tensor) -> bool:
-    return parameter.dim() >= 2 and "table" not in name
 
 
 def _matrices(model: nn.Module, blocks: tuple[type[nn.Module], ...]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from world.envs.catalog import make_env, make_policy
 from world.envs.homestead.draws import Draws, draw, geometric
@@ -112,27 +113,40 @@ def test_barterers_exchange_what_little_they_have() -> None:
     assert np.median(most) <= 2
 
 
-def races(name: str, ticks: int) -> int:
-    """Count how often two agents of a policy reach for one cell, and at least one of them not to go there."""
+def aims(simulation: Simulation, actions: NDArray[np.int32]) -> list[int]:
+    """Return for each agent the cell that it moves to, or else acts upon."""
+    cells = simulation.state.cells
+    return [
+        cells[agent] + simulation.steps[action - Action.NORTH]
+        if Action.NORTH <= action <= Action.WEST
+        else simulation.ahead(agent)
+        for agent, action in enumerate(actions.tolist())
+    ]
+
+
+def meddling(name: str, ticks: int) -> tuple[int, int]:
+    """Count how often two agents of a policy reach for one cell, and at least one of them not to go there, and how often
+    one moves to where an animal stands, or may step to.
+    """
     world = make_env("homestead")
     assert isinstance(world, HomesteadGrounded)
     world.reset(0)
-    policy, count = make_policy(name, world.spec, 0), 0
+    policy, races, animals = make_policy(name, world.spec, 0), 0, 0
     for tick in range(ticks):
         actions, simulation = policy.act(world, tick), world.simulation
-        heads = np.where((actions >= Action.NORTH) & (actions <= Action.WEST), actions - Action.NORTH, -1)
-        cells = [
-            simulation.state.cells[agent] + simulation.steps[head] if head >= 0 else simulation.ahead(agent)
-            for agent, head in enumerate(heads.tolist())
-        ]
-        acting = [cell for cell, action in zip(cells, actions, strict=True) if action > Action.WEST]
-        count += sum(cells.count(cell) > 1 for cell in set(acting))
+        cells, moves = aims(simulation, actions), actions <= Action.WEST
+        reached = {cell + step for cell in simulation.state.animals for step in (0, *simulation.steps)}
+        races += sum(cells.count(cell) > 1 for cell in {cells[agent] for agent in np.flatnonzero(~moves)})
+        animals += sum(cells[agent] in reached for agent in np.flatnonzero(moves & (actions > Action.NOOP)))
         world.step(actions)
-    return count
+    return races, animals
 
 
-def test_meddlers_are_in_each_others_way() -> None:
-    assert races("meddler", 800) > 5 * max(races("mixed", 800), 1)
+def test_meddlers_are_in_the_way_of_each_other_and_of_animals() -> None:
+    races, animals = meddling("meddler", 800)
+    others_races, others_animals = meddling("mixed", 800)
+    assert races > 5 * max(others_races, 1)
+    assert animals > 3 * max(others_animals, 1)
 
 
 def test_the_vault_is_opened_by_agents_together() -> None:

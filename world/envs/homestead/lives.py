@@ -173,14 +173,18 @@ def barterer(body: Body) -> Life:
 
 
 def meddler(body: Body) -> Life:
-    """Go to a thing or to somebody, and do anything there: reach for what others reach for, and be in their way."""
+    """Go to a thing, to an animal or to somebody, and do anything there: reach for what others reach for, and be in the
+    way.
+    """
     while True:
         yield body.stray()
-        others = _others(body)
-        if not others or body.chance(0.3):
-            yield from body.use(_MEDDLED_WITH[body.draws.below(len(_MEDDLED_WITH))])
-        else:
+        others, animals = _others(body), body.world.state.animals
+        if animals and body.chance(0.4):
+            yield from body.go(animals[body.draws.below(len(animals))], beside=True, until=body.tick + 40)
+        elif others and body.chance(0.6):
             yield from body.meet(others[body.draws.below(len(others))], until=body.tick + 40)
+        else:
+            yield from body.use(_MEDDLED_WITH[body.draws.below(len(_MEDDLED_WITH))])
         for _ in range(body.draws.between(5, 20)):
             yield fidget(body) if body.chance(0.4) else body.draws.below(NUM_ACTIONS)
 
