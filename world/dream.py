@@ -24,12 +24,14 @@ from world.model.precision import Precision, computing, dtype_of
 from world.model.query import Answer, Query
 from world.model.slots import Slots, steps_of
 from world.model.world_model import WorldModel
-from world.sampling import draws_for, sample
+from world.sampling import chances_of, draws_for, in_doubt, inverted, sample, together, together_in_worlds
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
 OWN_DRAWS = 5
 """Draws of an agent that are neither of its status nor of its cells."""
+_MOST_IN_DOUBT = 64
+"""Cells of a world that are drawn together in a graph, whose shapes do not change."""
 _ROWS, _MOST_ROWS = 512, 2048
 """A CPU answers cells in a multiple of so many at once, up to so many: oneDNN builds its kernels for few shapes, and a
 processor's cache holds their logits."""
@@ -213,25 +215,49 @@ class Dreamer:
         mask = self._model.mask
         asked = told.here & seen_afterwards(slots.poses, displacement, height, width, self._margin).flatten(1)
         # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
-        turn = reveal_order(slots.poses, height, width, passes, draws[:, 0, 3]).flatten(1)
+        places = places_of(slots.poses, height, width, shared=self._model.dynamics.has_pose).flatten(1, 2)
+        turn = reveal_order(places, passes, draws[:, 0, 3])
         chance = draws[..., OWN_DRAWS + slots.status.shape[2] :].flatten(1)
         answered = torch.full_like(told.merge, mask)
         for number in range(passes):
             if number:
                 answer = answer.given(tokens=answered.gather(1, told.merge).view(batch, agents, height, width))
-            answered = self._reveal(answer, answered, asked & (turn == number), chance)
+            answered = self._reveal(answer, answered, asked & (turn == number), chance, places)
         tokens = answered.gather(1, told.merge)
         return answer, torch.where(tokens == mask, UNSEEN, tokens)
 
-    def _reveal(self, answer: Answer, answered: Tensor, asked: Tensor, chance: Tensor) -> Tensor:
-        """Return the cells answered (B, A·P) with those asked for drawn at their chances."""
+    def _reveal(self, answer: Answer, answered: Tensor, asked: Tensor, chance: Tensor, places: Tensor) -> Tensor:
+        """Return the cells answered (B, A·P) with those asked for drawn at their chances; of those at places
+        (B, A·P, 2) that touch each other, whichever are in doubt together.
+        """
         if self._config.compiled:
-            drawn = self._draw(answer.token_logits().flatten(1, 3), chance)
-            return torch.where(asked, drawn, answered)
+            chances = self._chances(answer.token_logits().flatten(1, 3))
+            answered = torch.where(asked, inverted(chances, chance), answered)
+            unsure = asked & in_doubt(chances)
+            cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
+            counted = unsure.gather(1, cells)
+            shared = together(_at(chances, cells), _at(places, cells), chance.gather(1, cells), counted)
+            return answered.scatter(1, cells, torch.where(counted, shared, answered.gather(1, cells)))
         rows = asked.flatten().nonzero()[:, 0]
-        parts = [self._draw(answer.token_logits(cells), chance.flatten()[cells]) for cells in at_once(rows)]
-        drawn = torch.cat([*parts, rows[:0]])
-        return answered.flatten().index_copy(0, rows, drawn[: len(rows)]).view_as(answered)
+        if not len(rows):
+            return answered
+        drawn: list[Tensor] = []
+        doubt: list[Tensor] = []
+        doubtful: list[Tensor] = []
+        for cells in at_once(rows):
+            chances = self._chances(answer.token_logits(cells))
+            drawn.append(inverted(chances, chance.flatten()[cells]))
+            doubt.append(in_doubt(chances))
+            doubtful.append(chances[doubt[-1]])
+        answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
+        cells = rows[torch.cat(doubt)[: len(rows)]]
+        shared = together_in_worlds(
+            torch.cat(doubtful)[: len(cells)],
+            places.flatten(0, 1)[cells],
+            chance.flatten()[cells],
+            cells // asked.shape[1],
+        )
+        return answered.index_copy(0, cells, shared).view_as(asked)
 
     def _moved(self, moves: Tensor, slots: Slots, draws: Tensor, second_draws: Tensor) -> Tensor:
         """Return displacement classes (B, A) drawn from logits (B, A, 10), each by itself, as the model believes.
@@ -254,8 +280,10 @@ class Dreamer:
         return drawn
 
     def _draw(self, logits: Tensor, draws: Tensor) -> Tensor:
-        config = self._config
-        return sample(logits, draws, temperature=config.temperature, least_chance=config.least_chance)
+        return inverted(self._chances(logits), draws)
+
+    def _chances(self, logits: Tensor) -> Tensor:
+        return chances_of(logits, temperature=self._config.temperature, least_chance=self._config.least_chance)
 
 
 def at_once(cells: Tensor) -> list[Tensor]:
@@ -293,19 +321,30 @@ def occupied(poses: Tensor, turns: Tensor, displacement: Tensor) -> Tensor:
     return taken.any(-1) & (classes != STAY)
 
 
-def reveal_order(poses: Tensor, height: int, width: int, passes: int, draw: Tensor) -> Tensor:
-    """Return the pass (B, A, H, W) in which each cell is revealed: neighbours in different ones, by world coordinates.
+def places_of(poses: Tensor, height: int, width: int, *, shared: bool = True) -> Tensor:
+    """Return the places (B, A, P, 2) of cells of windows about poses (B, A, 2), far apart where no map is shared."""
+    rows, cols = (torch.arange(size, device=poses.device) - size // 2 for size in (height, width))
+    places = poses[:, :, None] + torch.cartesian_prod(rows, cols)
+    if shared:
+        return places
+    agents = torch.arange(poses.shape[1], device=poses.device)
+    return torch.stack([places[..., 0] + (2 * height * agents)[:, None], places[..., 1]], dim=-1)
+
+
+def reveal_order(places: Tensor, passes: int, draw: Tensor) -> Tensor:
+    """Return the pass (B, …) in which each cell at places (B, …, 2) is revealed: neighbours in different ones.
 
     Cells are coloured by row + 2·column modulo K (row + column for K = 2), so that of two cells next to each other in
-    a row or column never both are drawn blindly: what moves from one to the other is drawn once. Which colour comes
-    first is drawn (B,) anew at every tick.
+    a row or column never both are drawn blindly. Which colour comes first is drawn (B,) anew at every tick.
     """
-    rows, cols = (torch.arange(size, device=poses.device) - size // 2 for size in (height, width))
-    grid = torch.cartesian_prod(rows, cols)
-    places = poses[:, :, None] + grid
     colour = places[..., 0] + (2 if passes > 2 else 1) * places[..., 1]
-    revealed = (colour + (draw * passes).long()[:, None, None]) % passes
-    return revealed.view(*poses.shape[:2], height, width)
+    first = (draw * passes).long().view(-1, *[1] * (colour.dim() - 1))
+    return (colour + first) % passes
+
+
+def _at(values: Tensor, cells: Tensor) -> Tensor:
+    """Return values (B, N, X) at cells (B, C): (B, C, X)."""
+    return values.gather(1, cells[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _padded(told: _Told) -> _Told:

@@ -1,6 +1,6 @@
 """Drawing from what a model believes, by draws that are keyed by (world's seed, tick): no generator has to be kept.
 
-Axes: B worlds, V outcomes.
+Axes: B worlds, V outcomes, C cells of a world.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,12 @@ DrawArray = NDArray[np.float32]
 BLOCK = 32
 """Outcomes that are summed up together. A multiple of it needs no copy."""
 _BELOW_ONE = 1.0 - 2.0**-23
+_DOUBT = 0.005
+"""A chance that is as far from 0 and from 1 is in doubt."""
+_NEARLY_WHOLE = 0.05
+"""What is expected of something to be found in some cells is made a whole number, where it is as near to one."""
+_PATH = 4
+"""Cells in doubt hang together over up to 2 to the power of so many steps."""
 
 
 def draws_for(seeds: Sequence[int], tick: Sequence[int], count: int) -> DrawArray:
@@ -30,32 +36,107 @@ def draws_for(seeds: Sequence[int], tick: Sequence[int], count: int) -> DrawArra
 
 
 def sample(logits: Tensor, draws: Tensor, *, temperature: float = 1.0, least_chance: float = 0.0) -> Tensor:
-    """Return indices (…) from logits (…, V) by inverting their distribution at draws (…).
+    """Return indices (…) from logits (…, V) by inverting their distribution at draws (…)."""
+    return inverted(chances_of(logits, temperature=temperature, least_chance=least_chance), draws)
+
+
+def chances_of(logits: Tensor, *, temperature: float = 1.0, least_chance: float = 0.0) -> Tensor:
+    """Return the chances (…, V) of outcomes by their logits; those below the least are 0, and missing from the sum.
+
+    At a temperature of 0 the likeliest is sure.
+    """
+    if temperature == 0.0:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    chances = torch.softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
+    if 0.0 < least_chance * logits.shape[-1] < 1.0:
+        # Of few enough outcomes the likeliest is above it.
+        return torch.nn.functional.threshold(chances, least_chance, 0.0, inplace=True)
+    if least_chance:
+        likeliest = chances.amax(-1, keepdim=True)
+        return chances.masked_fill(chances < torch.clamp(likeliest, max=least_chance), 0.0)
+    return chances
+
+
+def inverted(chances: Tensor, draws: Tensor) -> Tensor:
+    """Return indices (…) by inverting chances (…, V), whatever their sum, at draws (…); any, where all are 0.
 
     In two steps, a block of outcomes and one within it, since running sums over all V would cost more than the
     exponentials do.
     """
-    if not logits.numel():
+    if not draws.numel():
         return torch.zeros(draws.shape, dtype=torch.int64, device=draws.device)
-    if temperature == 0.0:
-        return logits.argmax(-1)
-    chances = torch.softmax(logits.float() if temperature == 1.0 else logits.float() / temperature, dim=-1)
-    if 0.0 < least_chance * logits.shape[-1] < 1.0:
-        # Of few enough outcomes the likeliest is above it.
-        chances = torch.nn.functional.threshold(chances, least_chance, 0.0, inplace=True)
-    elif least_chance:
-        likeliest = chances.amax(-1, keepdim=True)
-        chances = chances.masked_fill(chances < torch.clamp(likeliest, max=least_chance), 0.0)
     if rest := -chances.shape[-1] % BLOCK:
         chances = torch.nn.functional.pad(chances, (0, rest))
     blocks = chances.view(*draws.shape, -1, BLOCK)
     sums = blocks.sum(-1).cumsum(-1)
     wanted = _within((draws * sums[..., -1])[..., None], sums)
-    block = torch.searchsorted(sums, wanted, right=True)
+    block = torch.searchsorted(sums, wanted, right=True).clamp(max=sums.shape[-1] - 1)
     before = torch.nn.functional.pad(sums, (1, 0)).gather(-1, block)
     inside = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK))[..., 0, :].cumsum(-1)
-    place = torch.searchsorted(inside, _within(wanted - before, inside), right=True)
+    place = torch.searchsorted(inside, _within(wanted - before, inside), right=True).clamp(max=BLOCK - 1)
     return (block * BLOCK + place)[..., 0]
+
+
+def in_doubt(chances: Tensor) -> Tensor:
+    """Return whether no outcome of chances (…, V) is nearly sure (…)."""
+    return chances.amax(-1) < (1.0 - _DOUBT) * chances.sum(-1)
+
+
+def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) -> Tensor:
+    """Return indices (B, C) from chances (B, C, V) of cells at places (B, C, 2), so that what is somewhere among
+    neighbours is there once.
+
+    Drawn each by itself, a thing that may have gone to one of five cells would be in none of them, or in two, at every
+    third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn by one draw, for the
+    outcome that they share: systematic sampling (Madow 1949), which keeps the chance of every cell, and of which as
+    many are drawn as are expected. Where that is nearly a whole number, it is made one.
+    """
+    chances = chances / chances.sum(-1, keepdim=True).clamp(min=1e-12)
+    mates = _touching(places, counted).to(chances.dtype)
+    doubtful = ((chances > _DOUBT) & (chances < 1.0 - _DOUBT)).to(chances.dtype)
+    count, expected = mates @ doubtful, mates @ (chances * doubtful)
+    # What is contested by most cells for each that there is of it: what moves, not what it moves over.
+    share = torch.where((doubtful > 0) & (count > 1.5), count / expected.clamp(min=1e-12), 0.0)
+    contest, shared = share.max(-1)
+    mates = mates * (shared[:, :, None] == shared[:, None]) * (contest > 0)[:, :, None] * (contest > 0)[:, None]
+    chance = chances.gather(-1, shared[..., None])
+    expected = mates @ chance
+    whole = expected.round()
+    is_whole = (whole > 0) & ((expected - whole).abs() < _NEARLY_WHOLE)
+    chance = torch.where(is_whole, chance * whole / expected.clamp(min=1e-12), chance)
+    before = (mates.tril(-1) @ chance)[..., 0]
+    chance = chance[..., 0]
+    first = mates.argmax(-1)
+    own = torch.where(contest > 0, (draws.gather(-1, first) - before) % 1.0, draws)
+    rest = ((own - chance) / (1.0 - chance).clamp(min=1e-6)).clamp(0.0, _BELOW_ONE)
+    others = inverted(chances.scatter(-1, shared[..., None], 0.0), rest)
+    alone = inverted(chances, draws)
+    return torch.where(contest > 0, torch.where(own < chance, shared, others), alone)
+
+
+def together_in_worlds(chances: Tensor, places: Tensor, draws: Tensor, worlds: Tensor) -> Tensor:
+    """Return the same for cells (n,) of several worlds: indices from chances (n, V), places (n, 2), and draws (n,), of
+    worlds (n,) in rising order.
+    """
+    if not len(worlds):
+        return worlds
+    number = torch.arange(len(worlds), device=worlds.device) - torch.searchsorted(worlds, worlds)
+    num_worlds, most = int(worlds[-1]) + 1, int(number.max()) + 1
+    of_worlds = []
+    for each in (chances, places, draws, torch.ones_like(worlds, dtype=torch.bool)):
+        padded = each.new_zeros(num_worlds, most, *each.shape[1:])
+        padded[worlds, number] = each
+        of_worlds.append(padded)
+    return together(*of_worlds)[worlds, number]
+
+
+def _touching(places: Tensor, counted: Tensor) -> Tensor:
+    """Return whether cells at places (B, C, 2) hang together (B, C, C), from one that counts (B, C) to the next."""
+    near = ((places[:, :, None] - places[:, None]).abs() <= 1).all(-1)
+    joined = (near & counted[:, :, None] & counted[:, None]).float()
+    for _ in range(_PATH):
+        joined = (joined @ joined).clamp(max=1.0)
+    return joined
 
 
 def _within(wanted: Tensor, sums: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model_cases import CountingEnv, random_slots, stirred_model
-from world.dream import DreamConfig, Dreamer, Dreamt, reveal_order
+from world.dream import DreamConfig, Dreamer, Dreamt, places_of, reveal_order
 from world.errors import ConfigError
 from world.model.dynamics import Dynamics, Encoded, Outcome
 from world.model.slots import Slots
@@ -121,7 +121,7 @@ def test_neighbours_are_never_drawn_blindly_of_each_other(passes: int) -> None:
     poses = torch.tensor([[[0, 0], [-3, 2]], [[7, 7], [8, 7]]])
     seen = set()
     for draw in (0.0, 0.3, 0.6, 0.9):
-        order = reveal_order(poses, 5, 5, passes, torch.tensor([draw, draw]))
+        order = reveal_order(places_of(poses, 5, 5), passes, torch.tensor([draw, draw])).view(2, 2, 5, 5)
         assert set(order.unique().tolist()) == set(range(passes))
         if passes > 1:
             assert (order[..., 1:, :] != order[..., :-1, :]).all() and (order[..., 1:] != order[..., :-1]).all()

@@ -12,6 +12,7 @@ from world.envs.catalog import make_policy
 from world.envs.homestead.events import CLEARING, RAIN, WALL
 from world.envs.homestead.tiles import (
     AGENT_CODE,
+    ANIMAL_CODE,
     FACING_CODE,
     GROUND_CODE,
     ITEM_CODE,
@@ -50,7 +51,7 @@ def _broken(ticks: Transitions) -> dict[str, int]:
     return {law: int(found.sum()) for law, found in broken_laws(ticks, TABLE).items() if found.any()}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("policy", ["mixed", "random", "builder", "forager", "vault", "trader"])
+@pytest.mark.parametrize("policy", ["mixed", "random", "builder", "forager", "vault", "trader", "meddler"])
 def test_truth_breaks_no_law(policy: str) -> None:
     assert _broken(_lived(policy)) == {}
     assert set(broken_laws(_lived(policy)[:1], TABLE)) == set(LAWS)  # type: ignore[arg-type]
@@ -118,6 +119,30 @@ def test_an_agent_moves_only_as_it_acted() -> None:
     assert TABLE is not None
     turned.actions[0, 0] = Action.NORTH if TABLE.codes(turned.status)[0, 0, 4] != FACING_CODE else Action.SOUTH
     assert _broken(turned) == {"movement": 1}, "a move that is blocked still turns"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lawful"),
+    [
+        ([(3, 3)], [(3, 3)], True),
+        ([(3, 3)], [(2, 3)], True),
+        ([(3, 3)], [], False),
+        ([(3, 3)], [(3, 5)], False),
+        ([(3, 3)], [(3, 3), (3, 4)], False),
+        ([], [(3, 3)], False),
+        ([(3, 3), (3, 4)], [(3, 3), (3, 4)], True),
+        ([(1, 3)], [], True),
+        ([], [(1, 3)], True),
+    ],
+)
+def test_animals_are_neither_lost_nor_made_where_all_that_they_could_do_is_in_sight(
+    before: list[tuple[int, int]], after: list[tuple[int, int]], lawful: bool
+) -> None:
+    ticks = _still()
+    for cells, place in ((ticks.tokens[0, 0, ..., 0], before), (ticks.next_tokens[0, 0], after)):
+        for y, x in {(3, 3), (3, 4), (2, 3), (3, 5), (1, 3)}:
+            cells[y, x] = _token(ANIMAL_CODE if (y, x) in place else GROUND_CODE)
+    assert ("animals" not in _broken(ticks)) is lawful
 
 
 def test_nobody_walks_into_what_blocks() -> None:

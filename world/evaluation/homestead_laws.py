@@ -17,6 +17,7 @@ from world.envs.homestead.events import CLEARED, CLEARING, EVENTS, RAIN, RIPENIN
 from world.envs.homestead.render import BADGE
 from world.envs.homestead.tiles import (
     AGENT_CODE,
+    ANIMAL_CODE,
     DOOR_WOOD,
     FACING_CODE,
     GROUND_CODE,
@@ -39,10 +40,11 @@ from world.evaluation.codes import GROWS, NO_CODE, CodeTable, is_agent, is_body,
 from world.field import NOW
 from world.trajectory import Transitions, displacement_of
 
-LAWS = ("agents", "movement", "placement", "landmarks", "terrain", "inventory", "transaction", "uncaused")
+LAWS = ("agents", "movement", "placement", "animals", "landmarks", "terrain", "inventory", "transaction", "uncaused")
 """Each agent is where its pose says and nowhere else, and keeps its colour; moves only as it acted; never into what
-blocks; landmarks and walls are for ever; hands change by what one action allows, and by what then lies ahead; nothing
-changes by itself but what grows, or what a world event makes of cells near its place."""
+blocks; animals step to a cell next to theirs, and are neither lost nor made; landmarks and walls are for ever; hands
+change by what one action allows, and by what then lies ahead; nothing changes by itself but what grows, or what a world
+event makes of cells near its place."""
 _WALL = ground_code(Terrain.WALL)
 _FOR_EVER = (VOID_CODE, _WALL, THING_CODE + Thing.BENCH)
 _DOORS = (THING_CODE + Thing.DOOR_CLOSED, THING_CODE + Thing.DOOR_OPEN)
@@ -171,6 +173,8 @@ class _Scene:
     """(T, A, H, W) codes before, of any age."""
     events: Int32Array
     """(T, E, 3) kind, y, x of what befell the tick; kind 0 is an empty slot."""
+    seen: BoolArray
+    """(T, A, H, W) whether somebody looked just before."""
     content: Int32Array
     """(T, A, H, W) what was there before, bodies aside, where it was in sight; `NO_CODE` where that is not known."""
 
@@ -184,6 +188,7 @@ def broken_laws(ticks: Transitions, table: CodeTable) -> dict[str, BoolArray]:
         "agents": _agents(scene),
         "movement": _movement(scene),
         "placement": _placement(scene, ahead, acting),
+        "animals": _animals(scene),
         "landmarks": _lasting(scene, is_landmark(scene.known), is_landmark(scene.shown)),
         "terrain": _lasting(scene, np.isin(scene.known, _FOR_EVER), np.isin(scene.shown, _FOR_EVER)),
         "inventory": _inventory(scene),
@@ -215,6 +220,7 @@ def _scene(ticks: Transitions, table: CodeTable) -> _Scene:
         shown=table.codes(ticks.next_tokens),
         known=past[..., 0],
         events=ticks.events,
+        seen=in_sight,
         content=np.where(in_sight, newest, NO_CODE).astype(np.int32),
     )
 
@@ -276,6 +282,36 @@ def _placement(scene: _Scene, ahead: Int32Array, acting: BoolArray) -> BoolArray
         opened = others.any(axis=1) & np.isin(content, _MAY_BE_OPENED) | (anybody_uses & (content == _GATES[0]))
         broken[:, agent] = moved & ~walkable[content + 1] & ~opened
     return broken
+
+
+def _animals(scene: _Scene) -> BoolArray:
+    """Judged is what was in sight, with all that could have come there or gone, before and after."""
+    was, is_now = scene.seen & (scene.known == ANIMAL_CODE), scene.shown == ANIMAL_CODE
+    before, after = scene.seen & (scene.known != NO_CODE), scene.shown != NO_CODE
+    near, far = _steps_away(1), _steps_away(2)
+    had, has = _count(was, near), _count(is_now, near)
+    lost = was & (_count(after, near) == len(near)) & (has == 0)
+    made = is_now & (_count(before, near) == len(near)) & (had == 0)
+    # Nobody else could have come to the five cells that one animal could have gone to.
+    doubled = was & (_count(was, far) == 1) & (_count(before, far) == len(far)) & (has > 1)
+    broken: BoolArray = (lost | made | doubled).any(axis=(2, 3))
+    return broken
+
+
+def _steps_away(steps: int) -> list[tuple[int, int]]:
+    """Return the offsets of cells that are so many steps away, or fewer."""
+    reach = range(-steps, steps + 1)
+    return [(dy, dx) for dy in reach for dx in reach if abs(dy) + abs(dx) <= steps]
+
+
+def _count(cells: BoolArray, offsets: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return (…, H, W) at how many of these offsets from each cell `cells` (…, H, W) holds, within the window."""
+    height, width = cells.shape[-2:]
+    padded = np.pad(cells, [(0, 0)] * (cells.ndim - 2) + [(2, 2), (2, 2)])
+    found = np.zeros(cells.shape, np.int64)
+    for dy, dx in offsets:
+        found += padded[..., 2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width]
+    return found
 
 
 def _lasting(scene: _Scene, was: BoolArray, is_now: BoolArray) -> BoolArray:

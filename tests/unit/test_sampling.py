@@ -1,0 +1,92 @@
+"""What is drawn together: nothing is lost or doubled between neighbours, and every cell keeps its chances."""
+
+import torch
+from torch import Tensor
+
+from world.sampling import in_doubt, inverted, sample, together, together_in_worlds
+
+GRASS, FLOOR, SAPLING, TREE, ANIMAL = range(5)
+DRAWS = 40_000
+
+
+def stands_at(y: int, x: int, *, stays: float = 0.75, ground: tuple[int, ...] = (GRASS,) * 5) -> tuple[Tensor, Tensor]:
+    """Return the places (5, 2) to which an animal may have gone, and chances (5, V) of what is there afterwards."""
+    places = torch.tensor([(y, x), (y - 1, x), (y, x - 1), (y, x + 1), (y + 1, x)])
+    chances = torch.zeros(5, 5)
+    chances[:, ANIMAL] = torch.tensor([stays, *[(1 - stays) / 4] * 4])
+    chances[torch.arange(5), list(ground)] += 1.0 - chances[:, ANIMAL]
+    return places, chances
+
+
+def drawn(cells: list[tuple[Tensor, Tensor]], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return what was drawn (DRAWS, C) in as many worlds, and the chances (C, V)."""
+    places, chances = (torch.cat(each) for each in zip(*cells, strict=True))
+    draws = torch.rand((DRAWS, len(places)), generator=torch.Generator().manual_seed(seed))
+    counted = torch.ones_like(draws, dtype=torch.bool)
+    return together(chances.expand(DRAWS, -1, -1), places.expand(DRAWS, -1, -1), draws, counted), chances
+
+
+def test_an_animal_is_in_one_of_the_cells_to_which_it_may_have_gone_whatever_the_ground() -> None:
+    cells = [
+        stands_at(5, 5),
+        stands_at(5, 8, ground=(FLOOR, GRASS, FLOOR, GRASS, SAPLING)),
+        stands_at(20, 20, stays=0.4),
+        stands_at(22, 21),
+    ]
+    found, chances = drawn(cells)
+    for first in (0, 5):
+        assert ((found[:, first : first + 5] == ANIMAL).sum(1) == 1).all()
+    assert ((found[:, 10:] == ANIMAL).sum(1) == 2).all(), "of two whose ways cross there are two"
+    shares = torch.nn.functional.one_hot(found, 5).float().mean(0)
+    torch.testing.assert_close(shares, chances, rtol=0.0, atol=0.01)
+
+
+def test_what_is_far_from_each_other_is_drawn_apart() -> None:
+    found, _ = drawn([stands_at(5, 5), stands_at(5, 9)])
+    stays = (found[:, [0, 5]] == ANIMAL).float()
+    assert abs(float(torch.corrcoef(stays.T)[0, 1])) < 0.02
+
+
+def test_what_is_expected_is_made_whole_only_where_it_nearly_is() -> None:
+    places, chances = stands_at(5, 5)
+    nearly, hardly = chances.clone(), chances.clone()
+    nearly[0, ANIMAL], nearly[0, GRASS] = 0.72, 0.28
+    hardly[0, ANIMAL], hardly[0, GRASS] = 0.6, 0.4
+    assert ((drawn([(places, nearly)])[0] == ANIMAL).sum(1) == 1).all()
+    number = (drawn([(places, hardly)])[0] == ANIMAL).sum(1)
+    assert set(number.tolist()) == {0, 1}
+    assert abs(float(number.float().mean()) - 0.85) < 0.01
+
+
+def test_a_cell_that_shares_its_doubt_with_none_is_drawn_by_itself() -> None:
+    alone = torch.tensor([[0.0, 0.0, 0.9, 0.1, 0.0]])
+    places, chances = stands_at(5, 5)
+    found, _ = drawn([(places, chances), (torch.tensor([[4, 4]]), alone)])
+    draws = torch.rand((DRAWS, 6), generator=torch.Generator().manual_seed(0))[:, 5]
+    assert torch.equal(found[:, 5], inverted(alone.expand(DRAWS, -1), draws))
+    assert ((found[:, :5] == ANIMAL).sum(1) == 1).all()
+
+
+def test_what_is_not_counted_changes_nothing_and_neither_do_other_worlds() -> None:
+    cells = [stands_at(5, 5), stands_at(6, 7, stays=0.5)]
+    places, chances = (torch.cat(each) for each in zip(*cells, strict=True))
+    draws = torch.rand((2, 10), generator=torch.Generator().manual_seed(1))
+    counted = torch.tensor([[True] * 10, [True] * 5 + [False] * 5])
+    both = together(chances.expand(2, -1, -1), places.expand(2, -1, -1), draws, counted)
+    alone = together(chances[None, :5], places[None, :5], draws[1:, :5], counted[1:, :5])
+    assert torch.equal(both[1, :5], alone[0])
+    rows = counted.nonzero()
+    listed = together_in_worlds(chances[rows[:, 1]], places[rows[:, 1]], draws[counted], rows[:, 0])
+    assert torch.equal(listed, both[counted])
+    nobody = torch.zeros(0, dtype=torch.int64)
+    assert not len(together_in_worlds(chances[:0], places[:0], draws[0, :0], nobody))
+
+
+def test_in_doubt_is_what_nothing_is_nearly_sure_of() -> None:
+    chances = torch.tensor([[0.5, 0.5], [0.99, 0.01], [0.9999, 0.0001], [0.49, 0.0], [0.0, 1.0]])
+    assert in_doubt(chances).tolist() == [True, True, False, False, False]
+
+
+def test_without_warmth_the_likeliest_is_sure() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
+    assert sample(logits, torch.tensor([0.0, 0.999]), temperature=0.0).tolist() == [1, 0]
