@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from cluster.evaluation_pictures import save_curves, save_film
 from cluster.output import print_json
 from learner.restored import Restored, restore
-from world.errors import ConfigError, EnvironmentUnusable
+from world.errors import ConfigError, EnvironmentUnusable, StoreError
 from world.evaluation.metrics import BASELINES, MetricRow
 from world.evaluation.plays.revival import Reviver
 from world.evaluation.plays.stage import Batched, Stage
@@ -47,43 +47,67 @@ def judge(request: EvaluationRequest, *, as_json: bool) -> bool:
     """Run what is asked for, and print and write each report as soon as there is one; return whether interrupted.
 
     Raises `ConfigError`, `CheckpointError` and `EnvironmentUnusable`. Of all protocols, those that are not defined
-    for the environment are passed over, which is said.
+    for the environment are passed over, which is said. Raises the first `StoreError` of a protocol after all that was
+    found, of the others too, is printed and written.
     """
-    names = PROTOCOLS if request.protocol == "all" else (request.protocol,)
     config = config_of(request)
     if request.out is not None:
         _make_folder(request.out)
     restored = restore(request.source, request.tokenizer)
-    screen, results = _screen(as_json), []
-    interrupted = False
+    screen, judged = _screen(as_json), _Judged()
     with _progress() as told:
         evaluation = _prepared(request, restored, config, told)
-        for name in names:
-            began = time.monotonic()
-            try:
-                report = evaluation.run(name)
-            except EnvironmentUnusable as error:
-                if request.protocol != "all":
-                    raise
-                screen.print(f"{name}: left out, for {error}", soft_wrap=True)
-                continue
-            except KeyboardInterrupt:
-                # While it was scored: nothing is known of this one.
-                interrupted = True
+        for name in PROTOCOLS if request.protocol == "all" else (request.protocol,):
+            _judge_by(name, evaluation, request, restored, screen, judged)
+            if judged.interrupted:
+                screen.print("interrupted: this is how far it came")
                 break
-            found = {**as_result(report, restored), "elapsed_s": round(time.monotonic() - began, 1)}
-            results.append(found)
-            print_report(report, screen)
-            if request.out is not None:
-                _write(request.out, report, found, restored)
-            if report.interrupted:
-                interrupted = True
-                break
-    if interrupted:
-        screen.print("interrupted: this is how far it came")
     if as_json:
-        print_json(results if request.protocol == "all" or not results else results[0])
-    return interrupted
+        print_json(judged.results if request.protocol == "all" or not judged.results else judged.results[0])
+    for name, error in judged.failures.items():
+        screen.print(f"{name}: failed, for {error}", soft_wrap=True)
+    if judged.failures:
+        raise next(iter(judged.failures.values()))
+    return judged.interrupted
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What came of the protocols so far."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, StoreError] = field(default_factory=dict)
+    """By protocol."""
+    interrupted: bool = False
+
+
+def _judge_by(
+    name: str, evaluation: Evaluation, request: EvaluationRequest, restored: Restored, screen: Console, judged: _Judged
+) -> None:
+    """Run one protocol, print and write its report, and note what came of it."""
+    began = time.monotonic()
+    try:
+        report = evaluation.run(name)
+    except EnvironmentUnusable as error:
+        if request.protocol != "all":
+            raise
+        screen.print(f"{name}: left out, for {error}", soft_wrap=True)
+        return
+    except StoreError as error:
+        judged.failures[name] = error
+        return
+    except KeyboardInterrupt:
+        # While it was scored: nothing is known of this one.
+        judged.interrupted = True
+        return
+    found = {**as_result(report, restored), "elapsed_s": round(time.monotonic() - began, 1)}
+    judged.results.append(found)
+    print_report(report, screen)
+    if request.out is not None:
+        _write(request.out, report, found, restored)
+    if report.failure is not None:
+        judged.failures[name] = report.failure
+    judged.interrupted = report.interrupted
 
 
 def config_of(request: EvaluationRequest) -> EvaluationConfig:

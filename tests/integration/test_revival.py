@@ -6,6 +6,7 @@ import pytest
 from tests.evaluation_cases import every_look
 from tests.model_cases import small_config, stirred_model
 from world.errors import StoreError
+from world.evaluation.plays import revival
 from world.evaluation.plays.revival import Reviver
 from world.live import LiveWorld, begin, fork_dream
 from world.snapshot import Snapshot, WorldId
@@ -47,6 +48,26 @@ def test_killed_and_restored_dreams_end_where_warm_ones_do() -> None:
         ticker.tick(warm, joint)
     assert [again.digest() for again in restored] == [world.snapshot.digest() for world in warm]
     assert {again.tick for again in restored} == {dreams[0].tick + 8}
+
+
+def test_a_host_that_is_not_done_in_time_is_killed_which_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(ENV)
+    tokenizer = every_look(spec.layout)
+    weights = stirred_model(spec, tokenizer.vocab_size).state_dict()
+    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
+    ticker.load_weights(weights, 3)
+    reviver = Reviver(
+        env_name=ENV,
+        num_agents=2,
+        model_config=small_config(),
+        weights=weights,
+        weights_version=3,
+        tokenizer=tokenizer,
+        tick=TickConfig(),
+    )
+    monkeypatch.setattr(revival, "_HOSTED_WITHIN_S", 0.01)
+    with pytest.raises(StoreError, match=r"not done within 0\.01 s: it said nothing"):
+        reviver.play(_dreams(ticker, 1), np.zeros((3, 1, 2), np.int32), kill_after=1)
 
 
 def test_a_host_that_cannot_host_says_why() -> None:

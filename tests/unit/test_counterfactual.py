@@ -1,10 +1,12 @@
 """What counterfactuals promise: a dead action channel scores nothing, a world that obeys scores one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.evaluation_cases import CountingStage, ScriptedDreamer, counting_stage, homestead_stage
-from tests.model_cases import CountingEnv, counting_world
+from tests.model_cases import BEYOND, CountingEnv, counting_world
 from world.evaluation.counterfactual import (
     Effects,
     Equivalence,
@@ -14,7 +16,9 @@ from world.evaluation.counterfactual import (
 )
 from world.evaluation.plays.forks import ForkPlay, play_counterfactuals, play_equivalence
 from world.evaluation.plays.stage import Stage
+from world.field import Uint16Array
 from world.live import LiveWorld
+from world.model.tokenizer import DiscreteTokenizer
 
 
 def _mask(*rows: str) -> np.ndarray:
@@ -82,6 +86,30 @@ def test_a_world_of_another_kind_is_forked_alike() -> None:
     assert rows["cf_f1@1"].value == rows["cf_f1@1"].oracle == 1.0 and rows["cf_f1@1"].copy_last == 0.0
     dead = counterfactual_scores(_forked(counting_stage(ScriptedDreamer(remembers_ticks=9, obeys=False))).all_effects())
     assert dead.metrics["cf_f1@1"].value == 0.0
+
+
+class _Blind(DiscreteTokenizer):
+    """Draws every token as it is, and reads nothing but where the map ends."""
+
+    noise = 0.1
+
+    def decode(self, tokens: Uint16Array) -> Uint16Array:  # type: ignore[override]
+        """The tokens themselves."""
+        return tokens
+
+    def encode(self, views: np.ndarray) -> Uint16Array:
+        """Two tokens in all; what is read the first time is read as it is."""
+        read = super().encode(views) if views.dtype == np.int32 else np.where(views == BEYOND + 1, BEYOND + 1, 1)
+        return read.astype(np.uint16)
+
+
+def test_the_ceiling_is_what_the_tokenizer_leaves_of_the_truth() -> None:
+    stage = counting_stage(ScriptedDreamer(remembers_ticks=4096))
+    seeing = counterfactual_scores(_forked(stage).all_effects()).metrics["cf_f1@1"]
+    assert seeing.ceiling == 1.0
+    blind = replace(stage, tokenizer=_Blind(stage.tokenizer.layout))
+    row = counterfactual_scores(_forked(blind).all_effects()).metrics["cf_f1@1"]
+    assert row.value == seeing.value == 1.0 and row.ceiling == 0.0
 
 
 def test_what_follows_on_the_end_of_an_episode_is_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,17 @@
 """What cross-agent revisits promise: hand-made visits score what they must, and scripted agents make real ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.evaluation_cases import homestead_stage
 from world.envs.grounded import Int32Array
-from world.errors import EnvironmentUnusable
+from world.errors import EnvironmentUnusable, StoreError
 from world.evaluation.cross_agent import GROWING, STATIC, UNSEEN_BY_B, Visits, cross_agent_scores
 from world.evaluation.plays.visit_plans import EDIT_AT
 from world.evaluation.plays.visits import VisitPlay, play_visits
+from world.evaluation.protocols import Evaluation, EvaluationConfig
 from world.snapshot import Snapshot
 
 EMPTY, CHANGED, OTHER, GROWN = 1, 2, 3, 4
@@ -43,6 +46,29 @@ def test_seeing_the_change_counts_only_where_it_was_made() -> None:
     # Who always expects a change sees it where there is none as well.
     rows = cross_agent_scores({64: _visits(right, [CHANGED] * 4 + [0] * 3)}).metrics
     assert rows["xr@64"].value == 1.0 and rows["xr_effect@64"].value == 0.0
+
+
+def test_a_single_visit_is_no_certainty() -> None:
+    one = np.array([0])
+    visits = _visits([CHANGED] * 4 + [EMPTY, GROWN, CHANGED], [EMPTY] * 4 + [0] * 3, restored=[CHANGED] * 7)
+    visits = replace(
+        visits,
+        **{name: getattr(visits, name)[one] for name in ("kind", "before", "truth", "grown", "grown_often")},
+        edited={name: seen[one] for name, seen in visits.edited.items()},
+        idle={name: seen[one] for name, seen in visits.idle.items()},
+    )
+    rows = cross_agent_scores({8: visits}).metrics
+    for name in ("xr@8", "xr_effect@8", "xr_of_oracle@8", "xr_effect_restored@8"):
+        assert rows[name].value == rows[name].high == 1.0 and rows[name].low < 0.25, name
+    assert rows["xr_of_oracle@8"].low == rows["xr@8"].low
+    assert rows["xr_restored_gap@8"].low < rows["xr_restored_gap@8"].value == 0.0 < rows["xr_restored_gap@8"].high
+
+
+def test_nothing_is_held_against_an_oracle_that_sees_nothing() -> None:
+    visits = _visits([CHANGED] * 4 + [EMPTY, GROWN, CHANGED], [EMPTY] * 4 + [0] * 3)
+    visits.edited["oracle"] = np.zeros(7, np.uint16)
+    scores = cross_agent_scores({8: visits})
+    assert "xr_of_oracle@8" not in scores.metrics and "none" in scores.notes()["xr_of_oracle@8"]
 
 
 def test_a_change_that_was_never_made_is_told_from_one_that_was_forgotten() -> None:
@@ -123,6 +149,25 @@ def test_a_dream_that_follows_the_rules_shows_b_what_a_did() -> None:
     assert reviver.asked == [(both, (42, both, 3), 20)]
     assert rows["xr_restored@40"].value == 0.0, "what did not go on saw nothing"
     assert rows["xr_restored_identical@40"].value == 0.0
+
+
+class _Broken(_Honest):
+    """Brings nothing back."""
+
+    def play(self, dreams: list[Snapshot], actions: Int32Array, *, kill_after: int) -> list[Snapshot]:
+        """Fail."""
+        super().play(dreams, actions, kill_after=kill_after)
+        raise StoreError("the host is late")
+
+
+def test_visits_are_kept_where_they_cannot_be_killed_and_restored() -> None:
+    stage, reviver = homestead_stage("homestead:32x32x3"), _Broken()
+    config = replace(EvaluationConfig.quick(), seeds=(0,), visit_ticks=(8, 12))
+    report = Evaluation(stage, None, config, reviver=reviver, progress=lambda *_: None).run("cross-agent")  # type: ignore[arg-type]
+    rows = report.scores.metrics
+    assert rows["xr@8"].value == rows["xr@12"].value == 1.0 and not any("restored" in name for name in rows)
+    assert str(report.failure) == report.scores.notes()["xr_restored"] == "the host is late"
+    assert len(reviver.asked) == 1, "what failed is not tried again"
 
 
 def test_a_place_that_is_first_seen_when_it_should_have_been_changed_is_not_changed_in_time() -> None:

@@ -18,7 +18,7 @@ from learner.limiter import LimiterState
 from learner.restored import Restored, restore
 from tests.evaluation_cases import every_look
 from tests.model_cases import small_config, stirred_model
-from world.errors import CheckpointError, ConfigError, EnvironmentUnusable
+from world.errors import CheckpointError, ConfigError, EnvironmentUnusable, StoreError, StoreUnavailable
 from world.evaluation.metrics import MetricRow, Scores
 from world.evaluation.protocols import PROTOCOLS, Evaluation, EvaluationConfig, Report
 from world.model.tokenizer_files import save_tokenizer
@@ -181,6 +181,29 @@ def test_of_all_protocols_those_that_cannot_be_played_are_left_out_aloud(
     assert capsys.readouterr().out.count("left out, for it has no bushes") == len(PROTOCOLS)
     with pytest.raises(EnvironmentUnusable):
         judge(replace(REQUEST, source=run), as_json=False)
+
+
+def test_a_protocol_that_fails_takes_nothing_of_the_others_with_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played(self: Evaluation, protocol: str) -> Report:
+        if protocol == "rollout":
+            raise StoreUnavailable("the server is gone")
+        row = MetricRow(value=1.0, low=1.0, high=1.0, copy_last=0.0, no_memory=0.0, oracle=1.0, ceiling=1.0)
+        failure = StoreError("the host is late") if protocol == "cross-agent" else None
+        scores = Scores({"f1": row}, {})
+        return Report(protocol=protocol, scores=scores, seeds=(0,), episodes=1, interrupted=False, failure=failure)
+
+    monkeypatch.setattr(Evaluation, "run", played)
+    found = [protocol for protocol in PROTOCOLS if protocol != "rollout"]
+    with pytest.raises(StoreUnavailable, match="is gone"):
+        judge(replace(REQUEST, source=run, protocol="all", out=tmp_path / "out"), as_json=False)
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == set(found)
+    result = CliRunner().invoke(app, ["eval", str(run), "--protocol", "all", "--quick", "--json"])
+    assert isinstance(result.exception, StoreUnavailable)
+    assert [report["protocol"] for report in json.loads(result.stdout)] == found
+    assert "rollout: failed, for the server is gone" in result.stderr
+    assert "cross-agent: failed, for the host is late" in result.stderr
 
 
 def test_numbers_are_plain_in_json() -> None:

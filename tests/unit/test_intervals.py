@@ -14,9 +14,11 @@ from world.evaluation.metrics import (
     calibration_error,
     effective_size,
     f1,
+    gap_row,
     half_life,
     merged,
     row_of,
+    share_gap,
     share_row,
     theil_sen,
     wilson,
@@ -97,6 +99,41 @@ def test_as_many_count_as_there_are_episodes_to_hits(seed: int, episodes: int, o
     rng = np.random.default_rng(seed)
     hits, of = rng.random(episodes * of_each) < rng.random(), np.repeat(np.arange(episodes), of_each)
     assert episodes <= effective_size(hits, of) <= episodes * of_each
+
+
+def _pairs(both: int, one: int, other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    first = [True] * (both + one) + [False] * (other + neither)
+    return np.array(first), np.array([True] * both + [False] * one + [True] * other + [False] * neither)
+
+
+def test_the_gap_of_a_single_pair_is_no_certainty() -> None:
+    low = wilson(1, 1)[1]
+    gap = share_gap(*_pairs(0, 1, 0, 0))
+    # The two limits are as far from their shares as they can be, and nothing is known of how they go together.
+    assert gap == (1.0, pytest.approx(1 - math.sqrt(2) * (1 - low)), 1.0)
+    assert share_gap(*_pairs(1, 0, 0, 0)) == (0.0, pytest.approx(low - 1), pytest.approx(1 - low))
+
+
+def test_the_gap_of_pairs_is_as_by_hand_and_narrower_than_of_strangers() -> None:
+    gap, low, high = share_gap(*_pairs(20, 12, 2, 16))
+    (p, p_low, p_high), (q, q_low, q_high) = wilson(32, 50), wilson(22, 50)
+    correlation = (20 * 16 - 12 * 2 - 50 / 2) / math.sqrt(32 * 18 * 22 * 28)
+    down, up = (p - p_low, q_high - q), (p_high - p, q - q_low)
+    assert gap == pytest.approx(0.2)
+    for found, (a, b) in ((gap - low, down), (high - gap, up)):
+        assert found == pytest.approx(math.sqrt(a * a + b * b - 2 * correlation * a * b)) and found < math.hypot(a, b)
+    swapped = share_gap(*reversed(_pairs(20, 12, 2, 16)))
+    assert swapped == (pytest.approx(-gap), pytest.approx(-high), pytest.approx(-low))
+
+
+@few
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_a_gap_lies_in_its_interval_and_that_among_all_gaps(pairs: list[tuple[bool, bool]]) -> None:
+    one, other = np.array(pairs).T
+    gap, low, high = share_gap(one, other)
+    assert -1 - 1e-9 <= low <= gap <= high <= 1 + 1e-9 and low < high
+    row = gap_row({"ours": (one, other), "oracle": (other, one)})
+    assert (row.value, row.low, row.high, row.oracle, row.ceiling) == (gap, low, high, pytest.approx(-gap), None)
 
 
 def test_a_baseline_without_value_needs_a_reason() -> None:

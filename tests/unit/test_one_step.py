@@ -20,6 +20,7 @@ from tests.model_cases import (
 )
 from world.errors import CheckpointError
 from world.evaluation.foretell import foretell
+from world.evaluation.metrics import wilson
 from world.evaluation.one_step import HeldOut, _through_pixels, _with_truth, evaluate, merged_once, without_memory
 from world.field import NEVER, UNSEEN, age_buckets
 from world.model.dynamics import Outcome
@@ -69,7 +70,7 @@ class Seer:
 
     def outcome(self, acted: Slots, displacement: Tensor, status: Tensor) -> Outcome:
         """Nothing of its own."""
-        return Outcome(acted, acted.tokens, torch.zeros(acted.num_windows, 1))
+        return Outcome(acted, acted.tokens, torch.zeros(acted.tokens.shape[:2].numel(), 1))
 
     def continuation(self, agents: Tensor) -> Tensor:
         """No opinion."""
@@ -113,10 +114,13 @@ def _evaluate(model: object, held_out: HeldOut, layout: Any, **options: bool) ->
 def test_who_knows_everything_scores_one_and_needs_no_bits() -> None:
     env, ticks = _counting()
     rows = _evaluate(Seer(ticks, "truth"), HeldOut(ticks, None), env.spec.layout)
-    assert set(rows) == {"changed_f1_known", "displacement", "nll_bits", "nll_bits_known", "changed_f1_status"}
-    for name in ("changed_f1_known", "displacement", "changed_f1_status"):
+    f1s = {"changed_f1_known", "changed_f1_all", "changed_f1_status"}
+    assert set(rows) == {*f1s, "displacement", "nll_bits", "nll_bits_known"}
+    for name in (*f1s, "displacement"):
         row = rows[name]
-        assert row.value == row.low == row.high == row.ceiling == row.no_memory == 1.0 and row.oracle is None
+        assert row.value == row.high == row.ceiling == row.no_memory == 1.0 and row.oracle is None
+        # So many ticks, each of a world of its own, leave room for a share that is not 1.
+        assert row.low == (1.0 if name in f1s else wilson(len(ticks), len(ticks))[1])
     assert rows["nll_bits"].value == pytest.approx(0, abs=1e-6)
     assert rows["changed_f1_known"].copy_last == 0.0 and rows["changed_f1_status"].copy_last == 0.0
     assert 0 < rows["displacement"].copy_last < 1
@@ -186,11 +190,29 @@ def test_changes_by_chance_and_cells_never_seen_before_are_left_out() -> None:
     seer = Seer(ticks, "copy")
     assert _evaluate(seer, HeldOut(ticks, None), env.spec.layout)["changed_f1_known"].value == 0.0
     lucky = replace(ticks, by_chance=changed)
-    assert _evaluate(Seer(lucky, "copy"), HeldOut(lucky, None), env.spec.layout)["changed_f1_known"].value == 1.0
+    rows = _evaluate(Seer(lucky, "copy"), HeldOut(lucky, None), env.spec.layout)
+    assert rows["changed_f1_known"].value == 1.0 and rows["changed_f1_all"].value == 0.0
     new = (last == UNSEEN) & (ticks.next_tokens != UNSEEN)
     assert new.any()
     found = replace(ticks, next_tokens=np.where(ticks.next_tokens > 0, np.where(last > 0, last, ticks.next_tokens), 0))
-    assert _evaluate(Seer(found, "copy"), HeldOut(found, None), env.spec.layout)["changed_f1_known"].value == 1.0
+    rows = _evaluate(Seer(found, "copy"), HeldOut(found, None), env.spec.layout)
+    assert rows["changed_f1_known"].value == rows["changed_f1_all"].value == 1.0
+
+
+def test_who_foretells_all_but_chance_scores_one_of_what_is_known_and_less_of_all() -> None:
+    env, ticks = _counting()
+    last, truth = ticks.tokens[..., 0], ticks.next_tokens
+    seen = (last != UNSEEN) & (truth != UNSEEN) & (last != truth)
+    edited = seen & merged_once(Seer(ticks, "truth"), ticks)  # type: ignore[arg-type]
+    chance = edited & (np.cumsum(edited).reshape(edited.shape) % 3 == 0)
+    without_chance = replace(ticks, next_tokens=np.where(chance, last, truth))
+    held_out = HeldOut(replace(ticks, by_chance=chance), None)
+    rows = _evaluate(Seer(without_chance, "truth"), held_out, env.spec.layout)
+    hits, misses = int((edited & ~chance).sum()), int(chance.sum())
+    assert hits and misses
+    assert rows["changed_f1_known"].value == 1.0
+    assert rows["changed_f1_all"].value == pytest.approx(2 * hits / (2 * hits + misses))
+    assert rows["changed_f1_all"].ceiling == 1.0 and rows["changed_f1_all"].copy_last == 0.0
 
 
 def test_scores_do_not_depend_on_how_many_rows_are_asked_at_once() -> None:

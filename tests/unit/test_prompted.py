@@ -27,7 +27,8 @@ def _found() -> Prompted:
             "ours": _tokens("XZcZX", "abcde", "abcde"),
             "no_memory": _tokens("aaaaa", "aaYaa", "aaaaa"),
             "oracle": _tokens("XXcdX", "abYde", "abcde"),
-            "ceiling": _tokens("XXcdX", "aXcde", "abcde"),
+            "ceiling": _tokens("XXcdX", "abcde", "abcde"),
+            "replay": _tokens("XXcdX", "aXcde", "abcde"),
         },
         quiet={
             "truth": same,
@@ -36,6 +37,7 @@ def _found() -> Prompted:
             "no_memory": _tokens("aaaaa", "aaaaa", "aaaaa"),
             "oracle": same,
             "ceiling": same,
+            "replay": same,
         },
         kind=np.array([2, 1, 2]),
         episode=np.array([0, 0, 1]),
@@ -57,7 +59,9 @@ def test_scores_are_by_kind_and_say_how_much_was_changed() -> None:
     assert rows["event_f1_a_wall@1"].value == pytest.approx(2 / (2 + 2 + 1))
     assert rows["event_f1_a_rain@1"].value == 0.0 and rows["event_f1_a_rain@1"].no_memory == 1.0
     assert rows["event_f1@1"].copy_last == 0.0 and rows["event_f1@1"].oracle == 1.0
-    assert rows["event_f1@1"].ceiling == pytest.approx(4 / (4 + 1 + 1))
+    assert rows["event_f1@1"].ceiling == pytest.approx(4 / (4 + 1))
+    assert scores.notes()["event_f1@1"].endswith("other luck: 0.667")
+    assert scores.notes()["event_f1_a_rain@1"].endswith("other luck: 0.000")
     assert rows["event_amount@1"].value == 1.0 and rows["event_amount_a_rain@1"].value == 0.0
     assert rows["event_amount_a_wall@1"].value == 1.5 and rows["event_amount@1"].copy_last == 0.0
     assert "event_f1_a_flood@1" not in rows and "in sight" in scores.reasons["event_f1_a_flood@1"]
@@ -79,15 +83,16 @@ def test_a_dream_that_obeys_shows_what_truth_shows_and_one_that_does_not_listen_
     play = _played(homestead_stage("homestead:20x20x2"))
     prompted = play.all_prompted()
     assert np.bincount(prompted[1].kind).tolist() == [0, 6, 6, 6, 6]
-    rows = prompt_scores(prompted, play.phrases).metrics
+    scores = prompt_scores(prompted, play.phrases)
+    rows = scores.metrics
     for h in (1, 4):
         for name in ("", *("_" + phrase.replace(" ", "_") for phrase in EVENTS[:2])):
             row = rows[f"event_f1{name}@{h}"]
-            assert row.value == row.oracle == 1.0 and row.copy_last == 0.0
+            assert row.value == row.oracle == row.ceiling == 1.0 and row.copy_last == 0.0
     assert rows["event_amount@1"].value == 1.0
     # A wall is no matter of luck; where saplings come down is.
-    wall, rain = rows["event_f1_a_wall_rises@1"].ceiling, rows["event_f1_rain_of_saplings@1"].ceiling
-    assert wall is not None and rain is not None and wall > 0.9 > rain
+    wall, rain = (scores.notes()[f"event_f1_{name}@1"] for name in ("a_wall_rises", "rain_of_saplings"))
+    assert float(wall.rpartition(" ")[2]) > 0.9 > float(rain.rpartition(" ")[2])
     dead = prompt_scores(_played(homestead_stage("homestead:20x20x2", obeys=False)).all_prompted(), EVENTS).metrics
     assert dead["event_f1@1"].value == 0.0 and dead["event_amount@1"].value == 0.0
 

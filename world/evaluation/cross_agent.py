@@ -3,14 +3,14 @@
 Axes: E episodes, one of one world each.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
-from world.evaluation.metrics import BASELINES, FloatArray, MetricRow, Scores, bootstrap, row_of, share_row
+from world.evaluation.metrics import FloatArray, MetricRow, Scores, gap_row, row_of, share_row
 from world.evaluation.revisit import NO_TRUTH
 from world.field import UNSEEN, Uint16Array
 
@@ -52,11 +52,11 @@ class Visits:
 
 def cross_agent_scores(visits: Mapping[int, Visits], *, seed: int = 0) -> Scores:
     """Return, for each delay τ and static changes, `xr@τ` (P[B's view of the place = truth]), `xr_effect@τ` (P[B sees
-    the change | A made it] − P[… | A did nothing]) and `xr_of_oracle@τ`; what becomes of it by the way, `xr_made@τ`
-    (the dream shows the change when A makes it) and `xr_kept@τ` (P[B's view = truth | so it did]); the first two
-    killed and restored, `xr_restored@τ` and `xr_effect_restored@τ`, with `xr_restored_gap@τ` (restored − warm) and
-    `xr_restored_identical@τ`; `xr_unseen@τ` for what a third changed again, and `xr_growth_gap@τ` (how much more often
-    than in truth it is grown).
+    the change | A made it] − P[… | A did nothing]) and `xr_of_oracle@τ` (`xr@τ` with its interval, over the oracle's
+    as it is); what becomes of it by the way, `xr_made@τ` (the dream shows the change when A makes it) and `xr_kept@τ`
+    (P[B's view = truth | so it did]); the first two killed and restored, `xr_restored@τ` and `xr_effect_restored@τ`,
+    with `xr_restored_gap@τ` (restored − warm) and `xr_restored_identical@τ`; `xr_unseen@τ` for what a third changed
+    again, and `xr_growth_gap@τ` (how much more often than in truth it is grown).
     """
     metrics: dict[str, MetricRow] = {}
     reasons = {
@@ -70,7 +70,10 @@ def cross_agent_scores(visits: Mapping[int, Visits], *, seed: int = 0) -> Scores
     }
     reasons["xr_restored_identical@*.*"] = reasons["xr_restored_gap@*.*"]
     for tau, found in sorted(visits.items()):
-        metrics |= _static(found, tau, seed)
+        static = _static(found, tau)
+        if f"xr@{tau}" in static and static[f"xr@{tau}"].oracle == 0.0:
+            reasons[f"xr_of_oracle@{tau}"] = "the oracle is right about none"
+        metrics |= static
         unseen, growing = found.of(UNSEEN_BY_B), found.of(GROWING)
         if unseen.any():
             metrics[f"xr_unseen@{tau}"] = share_row(_right(found, unseen), ceiling=None)
@@ -84,14 +87,14 @@ def cross_agent_scores(visits: Mapping[int, Visits], *, seed: int = 0) -> Scores
     return Scores(metrics, reasons)
 
 
-def _static(found: Visits, tau: int, seed: int) -> dict[str, MetricRow]:
+def _static(found: Visits, tau: int) -> dict[str, MetricRow]:
     static = found.of(STATIC)
     if not static.any():
         return {}
     right, effect = _right(found, static), _effects(found, static)
     metrics = {
         f"xr@{tau}": share_row(right, ceiling=None),
-        f"xr_effect@{tau}": row_of(effect, _mean, seed=seed, ceiling=None),
+        f"xr_effect@{tau}": gap_row(effect),
     }
     if found.made:
         made = {name: hits[static] for name, hits in found.made.items()}
@@ -100,15 +103,12 @@ def _static(found: Visits, tau: int, seed: int) -> dict[str, MetricRow]:
         kept = {name: right[name][hits] for name, hits in made.items() if hits.any()}
         if "ours" in kept:
             metrics[f"xr_kept@{tau}"] = share_row(kept, ceiling=1.0)
-    if "oracle" in right:
-        both = np.stack([right["ours"], right["oracle"]], axis=1).astype(np.float64)
-        metrics[f"xr_of_oracle@{tau}"] = _ours(both, _ratio, seed)
+    if oracle := metrics[f"xr@{tau}"].oracle:
+        metrics[f"xr_of_oracle@{tau}"] = _over(metrics[f"xr@{tau}"], oracle)
     if "restored" in right:
         metrics[f"xr_restored@{tau}"] = share_row(right | {"ours": right["restored"]}, ceiling=None)
-        again = effect | {"ours": effect["restored"]}
-        metrics[f"xr_effect_restored@{tau}"] = row_of(again, _mean, seed=seed, ceiling=None)
-        gaps = right["restored"].astype(np.float64) - right["ours"]
-        metrics[f"xr_restored_gap@{tau}"] = _ours(gaps, _mean, seed)
+        metrics[f"xr_effect_restored@{tau}"] = gap_row(effect | {"ours": effect["restored"]})
+        metrics[f"xr_restored_gap@{tau}"] = gap_row({"ours": (right["restored"], right["ours"])})
         metrics[f"xr_restored_identical@{tau}"] = share_row({"ours": found.identical}, ceiling=None)
     return metrics
 
@@ -118,11 +118,11 @@ def _right(found: Visits, visits: BoolArray) -> dict[str, BoolArray]:
     return {name: (tokens == found.truth)[visits] for name, tokens in seen.items()}
 
 
-def _effects(found: Visits, visits: BoolArray) -> dict[str, FloatArray]:
-    """Return for each visit whether B sees the change where A made it, less whether it does where A did not."""
+def _effects(found: Visits, visits: BoolArray) -> dict[str, tuple[BoolArray, BoolArray]]:
+    """Return for each visit whether B sees the change where A made it, and whether it does where A did not."""
     idle = found.idle | {"copy_last": found.before}
     return {
-        name: (tokens == found.truth)[visits].astype(np.float64) - (idle[name] == found.truth)[visits]
+        name: ((tokens == found.truth)[visits], (idle[name] == found.truth)[visits])
         for name, tokens in (found.edited | {"copy_last": found.before}).items()
         if name in idle
     }
@@ -137,15 +137,10 @@ def _growth(found: Visits, visits: BoolArray) -> dict[str, FloatArray]:
     return {name: gaps for name, gaps in rows.items() if len(gaps)}
 
 
-def _ours(rows: FloatArray, statistic: Callable[[FloatArray], float], seed: int) -> MetricRow:
-    value, low, high = bootstrap(rows, statistic, seed=seed)
-    return MetricRow(value=value, low=low, high=high, **dict.fromkeys(BASELINES))
+def _over(row: MetricRow, oracle: float) -> MetricRow:
+    value, low, high = (number / oracle for number in (row.value, row.low, row.high))
+    return MetricRow(value=value, low=low, high=high)
 
 
 def _mean(rows: FloatArray) -> float:
     return float(rows.mean())
-
-
-def _ratio(rows: FloatArray) -> float:
-    ours, theirs = rows.mean(axis=0)
-    return float(ours / max(theirs, 1e-12))

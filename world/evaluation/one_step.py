@@ -6,7 +6,6 @@ Axes: T ticks, A agents, N = T·A windows, H × W cells, K tokens a cell remembe
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray, Float32Array, gone
 from world.evaluation.foretell import Foretold, foretell
@@ -19,6 +18,7 @@ from world.evaluation.metrics import (
     f1,
     mean_of,
     row_of,
+    share_row,
 )
 from world.field import NOW, UNSEEN, IntpArray, Uint16Array
 from world.model.tokenizer import Tokenizer
@@ -81,9 +81,12 @@ def ask(model: WorldModel, held_out: HeldOut, *, baselines: bool = True, asked: 
 def evaluate(
     model: WorldModel, tokenizer: Tokenizer, held_out: HeldOut, *, baselines: bool = True, seed: int = 0
 ) -> dict[str, MetricRow]:
-    """Return `changed_f1_known`, `displacement`, `nll_bits` and, where there is a status, `changed_f1_status`.
+    """Return `changed_f1_known`, `changed_f1_all`, `displacement`, `nll_bits` and, where there is a status,
+    `changed_f1_status`.
 
-    Cells are counted once, and only where something had been seen before; changes by pure chance are left out.
+    Cells are counted once, and only where something had been seen before. `changed_f1_known`, which gates weights,
+    leaves out every cell that pure chance changed, whatever the model foretold of it; `changed_f1_all` counts those
+    too: what chance changes, nobody can foretell, so not even who knows the rules scores 1.
     `nll_bits` is of all that was observed, `nll_bits_known` without the cells that nobody had ever seen: what is there
     no memory can tell, but only who is told the truth.
     Without `baselines` only copy-last stands beside ours: the others ask the model again.
@@ -97,27 +100,23 @@ def edit_scores(answers: Answers, tokenizer: Tokenizer, *, ceiling: bool = True,
     last, truth, here = ticks.tokens[..., 0], ticks.next_tokens, answers.here
     num_here = here.sum(axis=1)
 
-    def edits(tokens: Uint16Array) -> Counts:
-        return edit_counts(tokens, truth, last, answers.counted)
-
     def status_edits(tokens: Uint16Array) -> Counts:
         counted = np.broadcast_to(here[..., None], ticks.status.shape)
         return edit_counts(tokens, ticks.next_status, ticks.status, counted)
 
-    def shares(displacement: NDArray[np.integer]) -> FloatArray:
-        right = here & (displacement == ticks.displacement)
-        return np.stack([right.sum(axis=1), num_here], axis=1).astype(np.float64)
-
-    found = {name: edits(answer.tokens) for name, answer in foretold.items()} | {"copy_last": edits(last)}
+    tokens = {name: answer.tokens for name, answer in foretold.items()} | {"copy_last": last}
     if ceiling:
-        found["ceiling"] = edits(_through_pixels(tokenizer, ticks))
-    moved = {name: shares(answer.displacement) for name, answer in foretold.items()}
-    moved["copy_last"] = shares(np.full_like(ticks.displacement, STAY))
-    rows = {
-        "changed_f1_known": row_of(found, f1, seed=seed, ceiling=None, episodes=worlds),
-        "displacement": row_of(moved, mean_of, seed=seed, ceiling=1.0, episodes=worlds),
-    }
-    for name, among in {"nll_bits": answers.observed, "nll_bits_known": answers.observed & (last != UNSEEN)}.items():
+        tokens["ceiling"] = _through_pixels(tokenizer, ticks)
+    rows = {}
+    known = answers.observed & (last != UNSEEN)
+    for name, among in {"changed_f1_known": answers.counted, "changed_f1_all": known}.items():
+        edits = {who: edit_counts(of, truth, last, among) for who, of in tokens.items()}
+        rows[name] = row_of(edits, f1, seed=seed, ceiling=None, episodes=worlds)
+    moved = {name: answer.displacement for name, answer in foretold.items()}
+    moved["copy_last"] = np.full_like(moved["ours"], STAY)
+    right = {name: (chosen == ticks.displacement)[here] for name, chosen in moved.items()}
+    rows["displacement"] = share_row(right, ceiling=1.0, episodes=np.repeat(answers.world_of, num_here))
+    for name, among in {"nll_bits": answers.observed, "nll_bits_known": known}.items():
         left_out = answers.observed & ~among
         bits = {
             who: np.stack([answer.bits - summed(answer.cell_bits, left_out), num_here], axis=1)

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world.envs.grounded import BoolArray
-from world.evaluation.metrics import Counts, FloatArray, MetricRow, Scores, f1, mean_of, row_of
+from world.evaluation.metrics import REPLAYED, Counts, FloatArray, MetricRow, Scores, f1, mean_of, row_of
 from world.field import Uint16Array
-
-_NO_REPLAY = "truth cannot be replayed with other luck here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +22,8 @@ class Prompted:
     counted: BoolArray
     """(P, n) map cells in view of truth's agents in either fork, each once, that were known when the event was told."""
     befallen: dict[str, Uint16Array]
-    """(P, n) tokens where the event was told, by "truth", "ours", "no_memory", and, where they can be, "oracle" and
-    "ceiling": truth replayed with other luck."""
+    """(P, n) tokens where the event was told, by "truth", "ours", "no_memory", "ceiling", and, where they can be,
+    "oracle", and "replay", truth again with other luck."""
     quiet: dict[str, Uint16Array]
     """(P, n) tokens where it was not."""
     kind: NDArray[np.int64]
@@ -39,19 +37,22 @@ def prompt_scores(prompted: dict[int, Prompted], phrases: Sequence[str], *, seed
 
     At the first h also `event_amount@h`: how many cells it changed, in relation to truth.
 
-    The ceiling of what is left to chance is what truth itself reaches when it is replayed with other luck.
+    Of what is left to chance truth itself reaches no more when it is replayed with other luck; that is said beside.
     """
     metrics: dict[str, MetricRow] = {}
-    reasons = {"*.ceiling": _NO_REPLAY, "*.oracle": "the truth of a cell cannot be asked here"}
+    reasons = {"*.oracle": "the truth of a cell cannot be asked here"}
     for h, found in sorted(prompted.items()):
         kinds: dict[str, BoolArray] = {"": np.ones(len(found.kind), np.bool_)}
         kinds |= {"_" + phrase.replace(" ", "_"): found.kind == kind for kind, phrase in enumerate(phrases, start=1)}
         for name, chosen in kinds.items():
             counts = {who: effect_counts(who, found)[chosen] for who in found.befallen if who != "truth"}
+            replayed = counts.pop("replay", None)
             counts["copy_last"] = effect_counts("nobody", found)[chosen]
             if not counts["copy_last"].any():
                 reasons[f"event_f1{name}@{h}"] = "no such event changed anything that was in sight and known"
                 continue
+            if replayed is not None:
+                reasons[f"event_f1{name}@{h}"] = REPLAYED.format(f1(replayed))
             by_world = {who: _by_world(rows, found.episode[chosen]) for who, rows in counts.items()}
             metrics[f"event_f1{name}@{h}"] = row_of(by_world, f1, seed=seed, ceiling=None)
             if h == min(prompted):

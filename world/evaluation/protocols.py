@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from world.errors import ConfigError, EnvironmentUnusable
+from world.errors import ConfigError, EnvironmentUnusable, StoreError
 from world.evaluation.agreement import screen_scores
 from world.evaluation.by_age import chance_gaps, homestead_chances, nll_by_age
 from world.evaluation.codes import CodeTable
@@ -71,9 +71,9 @@ class EvaluationConfig:
     visit_ticks: tuple[int, ...] = (8, 64)
     """Delays of cross-agent visits: each costs two dreams of every world, warm, killed and without memory."""
     history: int = 300
-    """Ticks that worlds live in truth before anything is judged."""
+    """Ticks that worlds live in truth before they are judged, where they are not to be young."""
     recorded_ticks: int = 160
-    """Ticks of which every eighth is judged one step ahead."""
+    """Ticks of which every eighth is judged one step ahead; the other questions are of a world's first, 64 at most."""
     law_ticks: int = 64
     """Ticks of dreams in which broken laws are looked for."""
     num_pairs: int = 8
@@ -126,6 +126,8 @@ class Report:
     """Worlds that were resampled for the intervals."""
     interrupted: bool
     films: list[Film] = field(default_factory=list)
+    failure: StoreError | None = None
+    """Why a part is missing that was to be played."""
 
 
 class Evaluation:
@@ -190,7 +192,8 @@ class Evaluation:
         return self._report("one-step", merged(parts), record.num_worlds)
 
     def _questions(self) -> Report:
-        record = self._recording()
+        # Of worlds that have lived there is nothing left to see for the first time.
+        record = self._record(history=0, ticks=min(self._config.recorded_ticks, _SETTLED), stride=4)
         if not record.rows:
             return self._report("questions", Scores({}, {}), 0)
         return self._report("questions", question_scores(self._model, record.held_out()[0]), record.num_worlds)
@@ -219,20 +222,24 @@ class Evaluation:
         """Return ticks of held-out worlds; of fewer, if it is interrupted."""
         if self._recorded is not None:
             return self._recorded
-        config, record = self._config, Recording()
+        record = self._record(history=self._config.history, ticks=self._config.recorded_ticks, stride=8)
+        if not self._interrupted:
+            self._recorded = record
+        return record
+
+    def _record(self, *, history: int, ticks: int, stride: int) -> Recording:
+        record = Recording()
         self._until_interrupted(
             lambda: record_ticks(
                 self._stage,
                 record,
-                seeds=config.seeds,
-                history=config.history,
-                ticks=config.recorded_ticks,
-                stride=8,
+                seeds=self._config.seeds,
+                history=history,
+                ticks=ticks,
+                stride=stride,
                 progress=self._progress,
             )
         )
-        if not self._interrupted:
-            self._recorded = record
         return record
 
     def _rollout(self) -> Report:
@@ -309,7 +316,9 @@ class Evaluation:
             scores.reasons["visits"] = (
                 f"{play.failed} of {play.failed + play.num_visits} came to nothing in truth itself"
             )
-        return self._report("cross-agent", scores, play.num_worlds, seeds=seeds)
+        if play.failure is not None:
+            scores.reasons["xr_restored"] = str(play.failure)
+        return replace(self._report("cross-agent", scores, play.num_worlds, seeds=seeds), failure=play.failure)
 
     def _counterfactual(self) -> Report:
         config, play = self._config, ForkPlay()

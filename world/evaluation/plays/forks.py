@@ -144,6 +144,7 @@ def _effects(
     counted, masks = [], {name: [] for name in (*groups, "ceiling")}  # type: ignore[var-annotated]
     for i in range(half):
         pair = {name: (worlds[i], worlds[half + i]) for name, worlds in groups.items()}
+        pair["ceiling"] = redrawn(stage, *pair["truth"])
         y, x = cells_in_view(*pair["truth"])
         known = start.snapshot.field.layers[_layer(start)].current(y, x) != UNSEEN
         status = np.ones(start.snapshot.field.status().size, np.bool_)
@@ -151,7 +152,6 @@ def _effects(
         for name, (one, other) in pair.items():
             masks[name].append(_held(stage, one, y, x) != _held(stage, other, y, x))
     width = max(len(cells) for cells in counted)
-    masks["ceiling"] = masks["truth"]
     return Effects(
         counted=padded(counted, width),
         masks={name: padded(parts, width) for name, parts in masks.items()},
@@ -167,6 +167,12 @@ def cells_in_view(one: LiveWorld, other: LiveWorld) -> tuple[Int32Array, Int32Ar
         cells.append(np.stack([y.ravel(), x.ravel()], axis=1))
     distinct = np.unique(np.concatenate(cells), axis=0).astype(np.int32)
     return distinct[:, 0], distinct[:, 1]
+
+
+def redrawn(stage: Stage, one: LiveWorld, other: LiveWorld) -> tuple[LiveWorld, LiveWorld]:
+    """Return both worlds as what the agents of either see in them comes back from being drawn and read."""
+    poses = (one.snapshot.poses, other.snapshot.poses)
+    return stage.redrawn(one, *poses), stage.redrawn(other, *poses)
 
 
 def _held(stage: Stage, world: LiveWorld, y: Int32Array, x: Int32Array) -> Uint16Array:

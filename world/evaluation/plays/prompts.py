@@ -10,7 +10,7 @@ import numpy as np
 
 from world.envs.grounded import BY_CHANCE, BY_EVENT, EVENT_REACH, Int32Array, announce
 from world.errors import EnvironmentUnusable
-from world.evaluation.plays.forks import cells_in_view, forked, num_actions, padded
+from world.evaluation.plays.forks import cells_in_view, forked, num_actions, padded, redrawn
 from world.evaluation.plays.stage import Progress, Stage, forget, with_other_chance
 from world.evaluation.prompted import Prompted
 from world.event import WorldEvent, event_slots
@@ -65,7 +65,7 @@ def play_prompts(
         groups = forked(stage, world, 2 * num_pairs, seed=index + 1)
         other = with_other_chance(world)
         if other is not None:
-            groups["ceiling"] = [stage.fork_truth(other, f"luck-{i}") for i in range(2 * num_pairs)]
+            groups["replay"] = [stage.fork_truth(other, f"luck-{i}") for i in range(2 * num_pairs)]
         told = np.stack([*(event_slots([event]) for event in events), *[event_slots([])] * num_pairs])
         for tick in range(max(horizons)):
             joint = np.concatenate([actions[:, tick]] * 2)
@@ -100,14 +100,16 @@ def _prompted(
 ) -> Prompted:
     pairs = len(events)
     counted = []
-    befallen: dict[str, list[Uint16Array]] = {name: [] for name in groups}
-    quiet: dict[str, list[Uint16Array]] = {name: [] for name in groups}
+    befallen: dict[str, list[Uint16Array]] = {name: [] for name in (*groups, "ceiling")}
+    quiet: dict[str, list[Uint16Array]] = {name: [] for name in befallen}
     for i in range(pairs):
-        y, x = cells_in_view(groups["truth"][i], groups["truth"][pairs + i])
+        pair = {name: (worlds[i], worlds[pairs + i]) for name, worlds in groups.items()}
+        pair["ceiling"] = redrawn(stage, *pair["truth"])
+        y, x = cells_in_view(*pair["truth"])
         counted.append(start.snapshot.field.layers[MAP].current(y, x) != UNSEEN)
-        for name, worlds in groups.items():
-            befallen[name].append(_held(stage, worlds[i], y, x))
-            quiet[name].append(_held(stage, worlds[pairs + i], y, x))
+        for name, (told, untold) in pair.items():
+            befallen[name].append(_held(stage, told, y, x))
+            quiet[name].append(_held(stage, untold, y, x))
     width = max(len(cells) for cells in counted)
     return Prompted(
         counted=padded(counted, width),

@@ -50,7 +50,7 @@ class Reviver:
     def play(self, dreams: Sequence[Snapshot], actions: Int32Array, *, kill_after: int) -> list[Snapshot]:
         """Return the dreams after actions (T, B, A), killed once `kill_after` of the ticks were acknowledged.
 
-        Raises `StoreError` where a host process ends in another way than it should.
+        Raises `StoreError` where a host process ends in another way than it should, or not in time.
         """
         with tempfile.TemporaryDirectory(prefix="worlds-revival-") as name:
             directory = Path(name)
@@ -122,7 +122,13 @@ class Reviver:
 
     def _host(self, job: Path) -> None:
         with _host_process(job) as process:
-            process.communicate(timeout=_HOSTED_WITHIN_S)
+            try:
+                process.communicate(timeout=_HOSTED_WITHIN_S)
+            except subprocess.TimeoutExpired as late:
+                process.kill()
+                raise StoreError(
+                    f"the process that took over was not done within {_HOSTED_WITHIN_S:g} s: {_said(job)}"
+                ) from late
         if process.returncode:
             raise StoreError(f"the process that took over ended with {process.returncode}: {_said(job)}")
 

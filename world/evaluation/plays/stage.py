@@ -165,6 +165,19 @@ class Stage:
         flat = tokens.reshape(-1, layout.rows, layout.cols)
         return self.tokenizer.encode(self.tokenizer.decode(flat)).reshape(tokens.shape)
 
+    def redrawn(self, world: LiveWorld, *poses: Int32Array) -> LiveWorld:
+        """Return a world that holds what it shows at these poses (A, 2) as that comes back from being drawn and read.
+
+        No environment, which would know better, drives it any more. Where a tokenizer makes no errors, it is the world
+        itself.
+        """
+        if not self.tokenizer.noise:
+            return world
+        snapshot, held = world.snapshot, world.snapshot.field.copy()
+        for at in poses:
+            held.observe(at, self.through_pixels(snapshot.field.views(at)), snapshot.tick)
+        return replace(world, snapshot=replace(snapshot, field=held), env=None)
+
 
 def forget(world: LiveWorld) -> None:
     """Take from a dream all that its agents do not see at this moment, and what they remember of themselves."""

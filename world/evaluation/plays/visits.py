@@ -14,6 +14,7 @@ from world.envs.grounded import BoolArray, Int32Array
 from world.envs.homestead.grounded import HomesteadGrounded
 from world.envs.homestead.live_map import RIPENS
 from world.envs.homestead.tiles import THING_CODE, Action, Thing
+from world.errors import StoreError
 from world.evaluation.codes import CodeTable
 from world.evaluation.cross_agent import GROWING, STATIC, UNSEEN_BY_B, Visits
 from world.evaluation.metrics import FloatArray
@@ -37,7 +38,7 @@ class Revives(Protocol):
     """Plays dreams in processes that are killed on the way; `world.evaluation.plays.revival.Reviver` does."""
 
     def play(self, dreams: Sequence[Snapshot], actions: Int32Array, *, kill_after: int) -> list[Snapshot]:
-        """Return the dreams after actions (T, B, A)."""
+        """Return the dreams after actions (T, B, A). Raises `StoreError` where they cannot be brought back."""
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class VisitPlay:
     """By delay, in ticks."""
     failed: int = 0
     """Visits that truth itself prevented: somebody stood in the way, A was late, or the place was watched meanwhile."""
+    failure: StoreError | None = None
+    """Why no dreams were killed and restored, from some delay on."""
 
     @property
     def num_visits(self) -> int:
@@ -79,7 +82,7 @@ def play_visits(
         truths = [planned_world(stage, seed, planner) for seed, planner in zip(seeds, planners, strict=True)]
         for _ in range(EDIT_AT + 1):
             stage.ticker.tick(truths)
-        _Delay(stage, truths, planners, tau).play(play, reviver, progress)
+        _Delay(stage, truths, planners, tau).play(play, reviver if play.failure is None else None, progress)
 
 
 class _Delay:
@@ -138,17 +141,13 @@ class _Delay:
         edited = {name: self._all_seen(worlds, range(len(worlds))) for name, worlds in self._edited.items()}
         idle = {name: self._spread(self._all_seen(worlds, self._static)) for name, worlds in self._idle.items()}
         idle_truth = self._spread(self._all_seen(self._idle_truths, self._static))
-        identical = np.zeros(0, np.bool_)
-        if reviver is not None and self._static:
-            progress(f"killed and restored after {self._tau}", 0.0)
-            edited["restored"], idle["restored"], identical = self._revived(reviver, actions)
         # Truth must have let A change the place, in time, and B come, and nobody may have watched it for most of the
         # delay. Who was late changes it in sight of nobody who dreams: the place was not seen when the dreams began.
         changed = self._acted & ((idle_truth != truth) | ~np.isin(self._kinds, STATIC))
         valid = (truth != UNSEEN) & changed & (watched <= self._tau / 2 + LINGER + 2 * SIGHT)
         grown, often = self._growth(actions)
         play.failed += int((~valid).sum())
-        play.visits[self._tau] = Visits(
+        warm = Visits(
             kind=self._kinds[valid],
             before=self._before[valid],
             truth=truth[valid],
@@ -157,6 +156,20 @@ class _Delay:
             grown=grown[valid],
             grown_often=often[valid],
             made={name: made[valid] for name, made in self._made.items()},
+        )
+        play.visits[self._tau] = warm
+        if reviver is None or not self._static:
+            return
+        progress(f"killed and restored after {self._tau}", 0.0)
+        try:
+            again, again_idle, identical = self._revived(reviver, actions)
+        except StoreError as error:
+            play.failure = error
+            return
+        play.visits[self._tau] = replace(
+            warm,
+            edited=warm.edited | {"restored": again[valid]},
+            idle=warm.idle | {"restored": again_idle[valid]},
             identical=identical,
         )
 
