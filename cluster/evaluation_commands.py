@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    source: Annotated[Path, typer.Argument(help="A run folder, whose newest checkpoint is judged, or a checkpoint.")],
+    source: Annotated[
+        str, typer.Argument(help="Run folder, whose newest checkpoint is judged, checkpoint or shipped weights.")
+    ],
     protocol: Annotated[
         str,
         typer.Option(
@@ -43,9 +45,10 @@ def evaluate(
 ) -> None:
     """Judge a world model against the truth, beside what copying, forgetting and knowing everything would score."""
     from cluster.evaluation import EvaluationRequest, judge
+    from learner.start import start_path
 
     request = EvaluationRequest(
-        source=source,
+        source=start_path(source),
         protocol=protocol,
         world=world,
         seeds=seeds,

@@ -161,16 +161,16 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]()
 
 
-def of_env(base: RunConfig, env: str) -> RunConfig:
-    """Return a run like `base` in any other environment, with as many agents as that has.
+def of_env(config: RunConfig, env: str) -> RunConfig:
+    """Return a run like `config` in any other environment, with as many agents as that has.
 
     Shipped weights, and data policies beside the one that every environment has, are of one family of environments,
     whatever the size of its worlds.
     """
-    if env.partition(":")[0] == base.env.partition(":")[0]:
-        return replace(base, env=env, num_agents=None)
-    recording = replace(base.recording, policies=(DEFAULT_POLICY,))
-    return replace(base, env=env, num_agents=None, start_from=NOTHING, recording=recording)
+    if env.partition(":")[0] == config.env.partition(":")[0]:
+        return replace(config, env=env, num_agents=None)
+    recording = replace(config.recording, policies=(DEFAULT_POLICY,))
+    return replace(config, env=env, num_agents=None, start_from=NOTHING, recording=recording)
 
 
 def _limiter(samples_per_insert: float) -> LimiterConfig:

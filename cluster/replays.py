@@ -11,6 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from cluster.histories import Opened
+from learner.restored import WARMUP
 from world.durable import write_file
 from world.errors import CheckpointError, ConfigError
 from world.field import UNSEEN, Uint16Array
@@ -57,7 +58,7 @@ def film(opened: Opened, world: WorldId, first: int, last: int, path: Path, *, v
 
 def _tokenizer(opened: Opened, world: WorldId) -> Tokenizer:
     wanted = opened.store.record(world).tokenizer
-    file = opened.run_dir / "warmup" / TOKENIZER_FILE
+    file = opened.run_dir / WARMUP / TOKENIZER_FILE
     tokenizer = load_tokenizer(file)
     if tokenizer.digest != wanted:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from cluster.config import RunConfig
+from learner.restored import CHECKPOINTS, RUN_FILE, WARMUP
 from world.durable import refusals_told, write_file
 from world.errors import ConfigError, DiskFull, RunFolderError
 from world.store.link import without_password
@@ -18,7 +19,7 @@ from world.store.link import without_password
 SCHEMA_VERSION = 1
 ARCHIVE = "archive"
 _LEAST_FREE_BYTES = 256 << 20
-_RUN_FILE, _LOCK_FILE = "run.json", "lock"
+_LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class RunFolder:
         """Store the configuration of a new run, and return the id it is given. Raises `DiskFull`."""
         run_id = uuid.uuid4().hex
         data = msgspec.json.encode(_Stored(SCHEMA_VERSION, run_id, config))
-        write_file(self.path / _RUN_FILE, msgspec.json.format(data))
+        write_file(self.path / RUN_FILE, msgspec.json.format(data))
         return run_id
 
     @property
@@ -101,7 +102,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Of the learner."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def start(self) -> Path:
@@ -116,7 +117,7 @@ class RunFolder:
     @property
     def warmup(self) -> Path:
         """Of the tokenizer and the held-out transitions."""
-        return self.path / "warmup"
+        return self.path / WARMUP
 
     @property
     def metrics(self) -> Path:
@@ -136,7 +137,7 @@ class RunFolder:
 
 def read_run(path: Path) -> tuple[str, RunConfig] | None:
     """Return the id and the configuration of the run in a folder, or None. Raises `RunFolderError`."""
-    file = path / _RUN_FILE
+    file = path / RUN_FILE
     try:
         data = file.read_bytes()
     except FileNotFoundError:

@@ -19,8 +19,9 @@ from cluster.output import print_json
 from cluster.presets import of_env, preset
 from cluster.run_folder import RunFolder, continued
 from learner.checkpoint import has_checkpoint, newest_checkpoint
+from learner.restored import CHECKPOINTS
 from learner.start import NOTHING, fitting
-from learner.train import CHECKPOINTS, START, TrainingPlan, train, within_budget
+from learner.train import START, TrainingPlan, train, within_budget
 from learner.training import Budget, TrainingStatus
 from world.errors import ConfigError
 from world.evaluation.metrics import BASELINES

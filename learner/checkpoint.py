@@ -17,11 +17,12 @@ from learner.limiter import LimiterState
 from learner.replay import ShardState
 from learner.tensorfile import dump_tensors, flatten_state, parse_tensors, unflatten_state
 from world.durable import disk_full_told, sync_directory, write_file
-from world.errors import CheckpointError, ConfigError
+from world.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 _MANIFEST = "manifest.json"
 _PARTIAL, _REPLACED, _ABANDONED = ".partial", ".replaced", ".abandoned"
+_KEPT = 3
 
 
 class FileEntry(NamedTuple):
@@ -67,16 +68,14 @@ class Checkpoint(NamedTuple):
     """By name, as given to `save_checkpoint`; tensors on the CPU."""
 
 
-def save_checkpoint(directory: Path, parts: Mapping[str, object], manifest: Manifest, *, keep: int = 3) -> Path:
-    """Write `step-XXXXXXXX` with a file for each part ("model", "optimizer", …); delete all but the newest `keep`.
+def save_checkpoint(directory: Path, parts: Mapping[str, object], manifest: Manifest) -> Path:
+    """Write `step-XXXXXXXX` with a file for each part ("model", "optimizer", …); delete all but the newest three.
 
     A part is nested dicts, lists and tuples of tensors and plain values, such as `state_dict()` returns. Checkpoints
     of later steps belong to a course that this run has left; they are set aside as `.abandoned`.
 
     Raises `DiskFull`; older checkpoints are then untouched.
     """
-    if keep < 1:
-        raise ConfigError(f"checkpoints.keep must be >= 1, got {keep}")
     directory.mkdir(parents=True, exist_ok=True)
     _finish_replacing(directory)
     final = directory / f"step-{manifest.step:08d}"
@@ -100,19 +99,24 @@ def save_checkpoint(directory: Path, parts: Mapping[str, object], manifest: Mani
     sync_directory(directory)
     if replaced.exists():
         shutil.rmtree(replaced)
-    _retire(directory, manifest.step, keep)
+    _retire(directory, manifest.step)
     return final
 
 
 def has_checkpoint(directory: Path) -> bool:
     """Return whether there is anything to go on from, sound or not."""
     _finish_replacing(directory)
-    return any(path.is_dir() and not path.suffix for path in directory.glob("step-*"))
+    return newest_checkpoint(directory) is not None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a directory is a checkpoint itself, sound or not."""
+    return (path / _MANIFEST).exists()
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return where the newest checkpoint is, sound or not; None if there is none."""
-    return max(_found(directory), key=lambda path: int(path.name[5:]), default=None)
+    return next(reversed(_found(directory)), None)
 
 
 def load_newest(directory: Path) -> Checkpoint:
@@ -207,7 +211,7 @@ def _finish_replacing(directory: Path) -> None:
             replaced.rename(final)
 
 
-def _retire(directory: Path, step: int, keep: int) -> None:
+def _retire(directory: Path, step: int) -> None:
     found = _found(directory)
     for path in found:
         if int(path.name[5:]) > step:
@@ -216,7 +220,7 @@ def _retire(directory: Path, step: int, keep: int) -> None:
                 shutil.rmtree(aside)
             path.rename(aside)
     kept = [path for path in found if int(path.name[5:]) <= step]
-    for path in kept[:-keep]:
+    for path in kept[:-_KEPT]:
         # The name goes first, so that a half deleted checkpoint is never taken for a damaged one.
         doomed = path.rename(path.with_name(path.name + _PARTIAL))
         shutil.rmtree(doomed)

@@ -68,8 +68,13 @@ class LearnerConfig:
                 raise ConfigError(f"learner.{name} must be >= 1, got {getattr(self, name)}")
         if self.past_ticks < 0:
             raise ConfigError(f"learner.past_ticks must be >= 0, got {self.past_ticks}")
-        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
-            raise ConfigError("learner.learning_rate and learner.max_grad_norm must be positive")
+        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.weight_decay < math.inf:
+            raise ConfigError(
+                "learner.learning_rate must be positive and learner.weight_decay >= 0, both finite, got"
+                f" {self.learning_rate} and {self.weight_decay}"
+            )
+        if not self.max_grad_norm > 0.0:
+            raise ConfigError(f"learner.max_grad_norm must be positive, got {self.max_grad_norm}")
         if self.precision not in get_args(Precision):
             raise ConfigError(f"learner.precision must be one of {get_args(Precision)}, got {self.precision!r}")
         if not 0.0 <= self.own_errors <= 0.5:

@@ -73,8 +73,6 @@ class LearnerReport:
     """(epoch, version) published last."""
     steps: int
     """Since the last report."""
-    sampled_items: int
-    """Agent-ticks trained on since the last report."""
     step_s: tuple[float, ...]
     data_wait_s: float
     loss: float
@@ -84,8 +82,6 @@ class LearnerReport:
     """Steps left out because loss or gradient were not finite."""
     evaluation: Evaluation | None
     """The newest; None before the first."""
-    saved_step: int
-    """Of the newest checkpoint; -1 before the first."""
     drained: bool
     """The limiter will grant no further batch."""
 
@@ -110,7 +106,6 @@ class LearnerLoop:
         self._epoch, self._version = epoch, version
         self._published_step = learner.step
         self._evaluation: Evaluation | None = None
-        self._saved_step = learner.step if learner.step else -1
         self._evaluated_at = self._saved_at = clock()
         self._begin_tally()
         if learner.step:
@@ -131,7 +126,6 @@ class LearnerLoop:
                 continue
             metrics = self._learner.train_step(batch)
             self._step_s.append(metrics.step_s)
-            self._sampled_items += batch["actions"].size
             self._nonfinite += metrics.nonfinite
             self._losses.append(metrics.losses["total"])
             self._grad_norm = metrics.grad_norm
@@ -175,13 +169,13 @@ class LearnerLoop:
             # A shard is being restarted: a checkpoint without its watermark would not fit the others.
             return False
         self._ports.save(self._learner, self._epoch, self._version, collection)
-        self._saved_step, self._saved_at = self._learner.step, self._clock()
+        self._saved_at = self._clock()
         return True
 
     def _begin_tally(self) -> None:
         self._step_s: list[float] = []
         self._losses: list[float] = []
-        self._data_wait_s, self._sampled_items, self._nonfinite, self._grad_norm = 0.0, 0, 0, math.nan
+        self._data_wait_s, self._nonfinite, self._grad_norm = 0.0, 0, math.nan
 
     def _report(self) -> LearnerReport:
         report = LearnerReport(
@@ -189,14 +183,12 @@ class LearnerLoop:
             step=self._learner.step,
             weights=(self._epoch, self._version),
             steps=len(self._step_s),
-            sampled_items=self._sampled_items,
             step_s=tuple(self._step_s),
             data_wait_s=self._data_wait_s,
             loss=sum(self._losses) / len(self._losses) if self._losses else math.nan,
             grad_norm=self._grad_norm,
             nonfinite=self._nonfinite,
             evaluation=self._evaluation,
-            saved_step=self._saved_step,
             drained=self._prefetcher.drained,
         )
         self._begin_tally()

@@ -3,7 +3,8 @@
 Axes: R = B·L rows of a batch, A agents, N = R·A windows, P = H·W cells, S status cells, D memory.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from learner.batches import Batch
 from learner.error_bank import ErrorBank
 from world.envs.grounded import NOWHERE
+from world.errors import ConfigError
 from world.field import UNSEEN
 from world.model.query import Answer, Query
 from world.model.slots import Slots
@@ -40,6 +42,11 @@ class LossConfig:
     continuation: float = 0.2
     action: float = 0.1
     policy: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not 0.0 <= weight < math.inf:
+                raise ConfigError(f"loss.{name} must be >= 0 and finite, got {weight}")
 
 
 def cells_asked(model: WorldModel, batch: Batch) -> Tensor:
@@ -118,7 +125,7 @@ def _cells_loss(answer: Answer, batch: Batch, asked: Tensor, config: LossConfig,
 def _note_errors(logits: Tensor, target: Tensor, known: Tensor, errors: ErrorBank) -> None:
     """Draw at some cells (M,) that were known, from logits (M, V), and note what is not the target (M,)."""
     # A step whose numbers are none is left out as a whole, later.
-    candidates = (known & ~logits.isnan().any(-1)).nonzero()[:, 0]
+    candidates = (known & logits.amax(-1).isfinite()).nonzero()[:, 0]
     if not len(candidates):
         return
     generator = torch.Generator().manual_seed(errors.num_noted)

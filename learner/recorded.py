@@ -17,6 +17,8 @@ Float64Array = NDArray[np.float64]
 
 _CANDIDATES: Final = 8
 """Sequences that are drawn for each one that is kept."""
+_LOOKED_AT: Final = ("events", "actions", "poses")
+"""Columns of one tick by which they are chosen: of the rest of those that are not kept nothing is read."""
 _APART: Final = np.array([1, 3])
 """Cells to the nearest other agent: up to the first two can reach each other, up to the second they may stand in each
 other's way at the next tick, or reach for one thing."""
@@ -56,11 +58,11 @@ class RecordedSource:
 
     def draw(self, num_sequences: int, length: int) -> Columns:
         """Return columns (B, C + L, …). Raises `ReplayError` if no chunk is long enough."""
-        drawn = self._shard.sample(_CANDIDATES * num_sequences, length).columns
+        places = self._shard.places(_CANDIDATES * num_sequences, length)
+        now = self._shard.read(places.after(self._past_ticks), 1, _LOOKED_AT)
         random = np.random.default_rng(self._num_draws)
-        stakes = befallen(drawn, self._past_ticks) * rarity(drawn, self._past_ticks)
-        kept, weights = chosen(stakes, num_sequences, random)
-        columns = {name: column[kept] for name, column in drawn.items()}
+        kept, weights = chosen(befallen(now, 0) * rarity(now, 0), num_sequences, random)
+        columns = self._shard.read(places.among(kept), length)
         columns["weights"] = np.broadcast_to(weights[:, None], columns["is_first"].shape)
         if self._past_ticks:
             begins = random.integers(0, self._past_ticks + 1, num_sequences)

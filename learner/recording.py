@@ -5,13 +5,13 @@ that are not finished.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from learner.recorders import Recorders, Stopped
+from learner.recorders import Recorders
 from learner.replay import ReplayConfig, ReplayShard
 from world.durable import write_file
 from world.envs.catalog import DEFAULT_POLICY
@@ -118,20 +118,36 @@ _Task = tuple[int, RecordedWorlds, RecordingConfig, Tokenizer]
 """Which world is to live, and how."""
 
 
-def record(
+@contextmanager
+def recorded(
     directory: Path,
     worlds: RecordedWorlds,
     config: RecordingConfig,
-    shard: ReplayShard,
     *,
+    tokenizer: Tokenizer,
+    seed: int = 0,
+    progress: Progress,
+) -> Iterator[ReplayShard]:
+    """Record in a directory whatever is not there yet, and hold the shard of all of it, whose draws are by `seed`.
+
+    Raises `ConfigError` where something else was recorded in the directory, before anything of it is read, or the shard
+    cannot hold all of it.
+    """
+    ledger = _ledger(directory, worlds, config)
+    with closing(ReplayShard(config.replay(), directory / SEGMENTS, seed=seed)) as shard:
+        _record_rest(directory, ledger, worlds, config, shard, tokenizer, progress)
+        yield shard
+
+
+def _record_rest(
+    directory: Path,
+    ledger: _Ledger,
+    worlds: RecordedWorlds,
+    config: RecordingConfig,
+    shard: ReplayShard,
     tokenizer: Tokenizer,
     progress: Progress,
 ) -> None:
-    """Record into `shard`, which lies in the directory's `SEGMENTS`, whatever is not there yet.
-
-    Raises `ConfigError` where something else was recorded in the directory, or the shard cannot hold all of it.
-    """
-    ledger = _ledger(directory, worlds, config)
     left = range(ledger.num_finished, config.num_worlds)
     source = _apart if config.num_processes > 1 else _together
     with closing(source(left, worlds, config, tokenizer, progress)) as groups:
@@ -180,15 +196,10 @@ def _told(indices: range, recorders: Recorders[_Task], tasks: list[_Task], progr
         progress(_WHAT, number / num_worlds)
 
 
-def _life(task: _Task, stopped: Stopped) -> list[Chunk]:
-    """Return the life of one world, or what was lived of it when `stopped` says so."""
+def _life(task: _Task) -> list[Chunk]:
+    """Return the life of one world."""
     index, of, config, tokenizer = task
-    chunks = []
-    for chunk in _lives(range(index, index + 1), of, config, tokenizer, lambda done: None):
-        chunks.append(chunk)
-        if stopped():
-            break
-    return chunks
+    return list(_lives(range(index, index + 1), of, config, tokenizer, lambda done: None))
 
 
 def _lives(

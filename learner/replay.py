@@ -6,7 +6,7 @@ Knows nothing of Ray. Axes: B sequences, L ticks of a sequence, N slots.
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +76,25 @@ class ShardState(NamedTuple):
     """The moment of its segments; None in memory only."""
 
 
+class Places(NamedTuple):
+    """Where sequences lie that were drawn, until whoever inserts overwrites them."""
+
+    slots: IntpArray
+    """(B,)"""
+    rows: IntpArray
+    """(B,) in its slot, with which each begins."""
+    probabilities: Float64Array
+    """(B,) with which the mixture draws each."""
+
+    def after(self, num_ticks: int) -> "Places":
+        """Return where they are so many ticks later."""
+        return self._replace(rows=self.rows + num_ticks)
+
+    def among(self, kept: IntpArray) -> "Places":
+        """Return those of some sequences (b,)."""
+        return Places(self.slots[kept], self.rows[kept], self.probabilities[kept])
+
+
 @dataclass(frozen=True, slots=True)
 class SampledSequences:
     """Sequences drawn within chunks. A row with `is_first` may stand inside: nothing flows into it from before."""
@@ -118,7 +137,6 @@ class ReplayStats:
     restored: int
     """Read back from segments."""
     oldest_age_s: float
-    newest_age_s: float
     scanned: ScanReport
     """What the segments held, and what of them was lost."""
 
@@ -186,10 +204,28 @@ class ReplayShard:
 
     def sample(self, num_sequences: int, length: int) -> SampledSequences:
         """Draw sequences from the mixture, each within one chunk. Raises `ReplayError` if none is long enough."""
-        if num_sequences < 1 or length < 1:
-            raise ReplayError(f"replay: cannot sample {num_sequences} sequences of {length} ticks")
         with self._mutex:
-            return self._sample(num_sequences, length)
+            index, places = self._index, self._places(num_sequences, length)
+            sampled = SampledSequences(
+                columns=self._read(places, length),
+                worlds=tuple(index.worlds[slot] for slot in places.slots),
+                first_ticks=index.first_ticks[places.slots] + places.rows,
+                probabilities=places.probabilities,
+                slots=places.slots,
+                generations=index.generations[places.slots],
+            )
+            self._counts.samples += sampled.num_items
+            return sampled
+
+    def places(self, num_sequences: int, length: int) -> Places:
+        """Draw as `sample` does, and read nothing yet. Raises as it does."""
+        with self._mutex:
+            return self._places(num_sequences, length)
+
+    def read(self, places: Places, length: int, names: Collection[str] | None = None) -> Columns:
+        """Return copies of columns (B, L, …), of all or some, from places on: of a shard that nobody inserts into."""
+        with self._mutex:
+            return self._read(places, length, names)
 
     def update_priorities(self, slots: IntpArray, generations: Int64Array, priorities: Float64Array) -> int:
         """Set priorities (B,) of chunks that are still the ones that were sampled; return how many those are.
@@ -214,9 +250,9 @@ class ReplayShard:
     def close(self) -> None:
         """Seal the segments and let go of the directory; what is in memory stays."""
         with self._mutex:
-            if self._log:
-                self._log.close()
-                self._log = None
+            log, self._log = self._log, None
+            if log:
+                log.close()
 
     def stats(self) -> ReplayStats:
         """Return what is held and what was counted."""
@@ -231,7 +267,6 @@ class ReplayShard:
                 chunks=int(held.sum()),
                 worlds=self._index.num_worlds,
                 oldest_age_s=float(ages.max()),
-                newest_age_s=float(ages.min()),
                 scanned=replace(self._log.scanned) if self._log else ScanReport(),
                 **asdict(self._counts),
             )
@@ -300,9 +335,11 @@ class ReplayShard:
             )
         return self._ring
 
-    def _sample(self, num_sequences: int, length: int) -> SampledSequences:
-        index, starts = self._index, self._index.num_starts(length)
-        if self._ring is None or not starts.any():
+    def _places(self, num_sequences: int, length: int) -> Places:
+        if num_sequences < 1 or length < 1:
+            raise ReplayError(f"replay: cannot sample {num_sequences} sequences of {length} ticks")
+        starts = self._index.num_starts(length)
+        if not starts.any():
             raise ReplayError(f"replay: no chunk has {length} ticks; insert more, or ask for shorter sequences")
         chances = self._chances(starts)
         draw = np.random.default_rng([self._seed, self._num_draws])
@@ -310,17 +347,11 @@ class ReplayShard:
         slots = np.searchsorted(np.cumsum(chances), draw.random(num_sequences), side="right")
         # The sum of all chances may fall short of 1 by rounding.
         slots = np.minimum(slots, np.flatnonzero(chances)[-1])
-        rows = draw.integers(starts[slots])
-        sampled = SampledSequences(
-            columns=self._ring.gather(slots, rows, length),
-            worlds=tuple(index.worlds[slot] for slot in slots),
-            first_ticks=index.first_ticks[slots] + rows,
-            probabilities=chances[slots] / starts[slots],
-            slots=slots,
-            generations=index.generations[slots],
-        )
-        self._counts.samples += sampled.num_items
-        return sampled
+        return Places(slots, draw.integers(starts[slots]), chances[slots] / starts[slots])
+
+    def _read(self, places: Places, length: int, names: Collection[str] | None = None) -> Columns:
+        assert self._ring is not None
+        return self._ring.gather(places.slots, places.rows, length, names)
 
     def _chances(self, starts: Int64Array) -> Float64Array:
         """Return (N,) with which chance the mixture draws from each slot, given its number of starts (N,)."""

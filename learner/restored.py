@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
-from learner.checkpoint import load_checkpoint
+from learner.checkpoint import Manifest, is_checkpoint, load_checkpoint, newest_checkpoint
 from world.errors import CheckpointError
 from world.model.tokenizer import Tokenizer
 from world.model.tokenizer_files import load_tokenizer
@@ -17,7 +17,8 @@ from world.model.world_model import WorldModelConfig
 from world.tick import TickConfig
 from world.warmup import TOKENIZER_FILE
 
-_RUN_FILE, _CHECKPOINTS, _WARMUP = "run.json", "checkpoints", "warmup"
+RUN_FILE, CHECKPOINTS, WARMUP = "run.json", "checkpoints", "warmup"
+"""In the folder of a run or a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Restored:
     """The averaged ones, by parameter."""
     tokenizer: Tokenizer
     env_name: str | None
-    """What the run hosts, as given to `make_env`; None beside no run."""
+    """What the run hosts, or beside no run what a training recorded, as given to `make_env`; None if nothing says."""
     num_agents: int | None
     tick: TickConfig
     """How the run advances its worlds; the defaults beside no run."""
@@ -70,14 +71,14 @@ def restore(path: Path, tokenizer: Path | None = None) -> Restored:
         config = msgspec.convert(manifest.model_config, WorldModelConfig)
     except (msgspec.ValidationError, ValueError) as error:
         raise CheckpointError(f"{directory}: its model is none that this program builds ({error})") from error
-    run = directory.parent.parent if directory.parent.name == _CHECKPOINTS else directory
+    run = directory.parent.parent if directory.parent.name == CHECKPOINTS else directory
     read = load_tokenizer(tokenizer or _tokenizer_near(directory, run))
     if manifest.tokenizer_digest != read.digest:
         raise CheckpointError(
             f"{directory}: was trained with tokenizer {manifest.tokenizer_digest}, got {read.digest};"
             f" {_put_right(directory)}"
         )
-    hosted = _hosted_by(run)
+    hosted = _hosted_by(run, manifest)
     return Restored(
         path=directory,
         step=manifest.step,
@@ -92,17 +93,16 @@ def restore(path: Path, tokenizer: Path | None = None) -> Restored:
 
 
 def _checkpoint_in(path: Path) -> Path:
-    if (path / "manifest.json").exists():
+    if is_checkpoint(path):
         return path
-    directory = path / _CHECKPOINTS if (path / _CHECKPOINTS).is_dir() else path
-    found = [step for step in directory.glob("step-*") if step.name[5:].isdigit()]
-    if not found:
+    newest = newest_checkpoint(path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path)
+    if newest is None:
         raise CheckpointError(f"{path}: is neither a checkpoint nor a run folder that holds one; name one that does")
-    return max(found, key=lambda step: int(step.name[5:]))
+    return newest
 
 
 def _tokenizer_near(directory: Path, run: Path) -> Path:
-    places = [directory / TOKENIZER_FILE, run / _WARMUP / TOKENIZER_FILE, run / TOKENIZER_FILE]
+    places = [directory / TOKENIZER_FILE, run / WARMUP / TOKENIZER_FILE, run / TOKENIZER_FILE]
     for place in places:
         if place.exists():
             return place
@@ -114,12 +114,13 @@ def _put_right(directory: Path) -> str:
     return f"put the right one at {directory / TOKENIZER_FILE}, or name it to worlds eval with --tokenizer"
 
 
-def _hosted_by(run: Path) -> _Hosted:
-    """Return what a run's configuration says, as far as it matters here."""
-    file = run / _RUN_FILE
+def _hosted_by(run: Path, manifest: Manifest) -> _Hosted:
+    """Return what a run's configuration says, as far as it matters here; beside no run, of what worlds data were."""
+    file = run / RUN_FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=_Run).config
     except FileNotFoundError:
-        return _Hosted()
+        data = manifest.made.get("data")
+        return _Hosted(data.get("env"), data.get("num_agents")) if isinstance(data, dict) else _Hosted()
     except (msgspec.DecodeError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error}); judge the checkpoint's own directory") from error

@@ -3,6 +3,8 @@
 Axes: N slots, T ticks of a slot, B sequences, L ticks of a sequence, … a column's own axes (`world.trajectory`).
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,11 +84,12 @@ class ColumnRing:
         for name, column in transitions.columns().items():
             self._rows[name][first : first + len(column)] = column
 
-    def gather(self, slots: IntpArray, starts: IntpArray, length: int) -> Columns:
-        """Return copies (B, L, …) of `length` rows of each slot (B,) from row `starts` (B,) on."""
+    def gather(self, slots: IntpArray, starts: IntpArray, length: int, names: Collection[str] | None = None) -> Columns:
+        """Return copies (B, L, …), of all columns or some, of `length` rows of slots (B,) from row `starts` (B,) on."""
         first = slots * self.chunk_ticks + starts
         rows = (first[:, None] + np.arange(length)).ravel()
         return {
             name: column.take(rows, axis=0).reshape(len(slots), length, *column.shape[1:])
             for name, column in self._rows.items()
+            if names is None or name in names
         }

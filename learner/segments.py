@@ -39,7 +39,7 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         if self.segment_bytes < 1:
             raise ConfigError(f"segments.segment_bytes must be >= 1, got {self.segment_bytes}")
-        if self.segment_age_s <= 0:
+        if not self.segment_age_s > 0:
             raise ConfigError(f"segments.segment_age_s must be > 0, got {self.segment_age_s}")
         if self.quota_bytes < 2 * self.segment_bytes:
             raise ConfigError(
@@ -165,9 +165,11 @@ class SegmentLog:
         sync_directory(self._directory)
 
     def close(self) -> None:
-        """Seal the open segment and let go of the directory."""
-        self._seal()
-        os.close(self._lock)
+        """Seal the open segment and let go of the directory, also where it cannot be sealed. Raises `DiskFull`."""
+        try:
+            self._seal()
+        finally:
+            os.close(self._lock)
 
     def _path(self, segment: int, suffix: str = _SEALED) -> Path:
         return self._directory / f"{segment:010d}{suffix}"
@@ -194,6 +196,8 @@ class SegmentLog:
             self._descriptor = -1
             path.unlink()
             raise
+        # A watermark makes what is in it durable; its name must be so before.
+        sync_directory(self._directory)
 
     def _write_all(self, data: bytes) -> None:
         """Append wholly or not at all: a nearly full disk takes a part of a write before it refuses."""

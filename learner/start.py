@@ -35,15 +35,13 @@ def shipped() -> list[str]:
 
 
 def start_path(name: str) -> Path:
-    """Return where the checkpoint of a start is, shipped or one's own. Raises `CheckpointError` for neither."""
+    """Return the checkpoint or run folder that a person names: shipped, or his own. Raises `CheckpointError`."""
     if name in shipped():
         return _SHIPPED / name
     path = Path(name)
     if not path.exists():
         known = ", ".join(shipped()) or "none"
-        raise CheckpointError(
-            f"{name}: there is no such checkpoint or run folder; shipped weights: {known}; or nothing"
-        )
+        raise CheckpointError(f"{name}: there is no such checkpoint or run folder; shipped weights: {known}")
     return path
 
 

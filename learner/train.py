@@ -15,9 +15,8 @@ import msgspec
 import torch
 
 from learner.learner import Learner, LearnerConfig
-from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
-from learner.replay import ReplayShard
-from learner.restored import Restored, restore
+from learner.recording import RecordedWorlds, RecordingConfig, recorded
+from learner.restored import CHECKPOINTS, WARMUP, Restored, restore
 from learner.schedule import ToZero
 from learner.start import NOTHING, bring, hand_over
 from learner.training import Budget, Training, TrainingConfig, TrainingStatus
@@ -32,7 +31,7 @@ from world.model.world_model import WorldModelConfig
 from world.tick import TickConfig
 from world.warmup import HELD_OUT_FILE, TOKENIZER_FILE, WarmupConfig, load_held_out, prepare, spec_of
 
-CHECKPOINTS, WARMUP, DATA, START = "checkpoints", "warmup", "data", "start"
+DATA, START = "data", "start"
 _PAST_TICKS = 32
 """Ticks before a sequence that recurrent memory is run over: recorded worlds have none of their own. 6% of a step."""
 _AGAIN = 0.5
@@ -108,10 +107,9 @@ def train(
     begun = _begun(plan, data, spec) if plan.start != NOTHING else None
     warmup = _prepared(plan, data, progress)
     tokenizer = load_tokenizer(warmup / TOKENIZER_FILE)
+    worlds = _recorded_worlds(plan, tokenizer)
     progress("reading recorded worlds", 0.0)
-    with closing(ReplayShard(plan.recording.replay(), data / SEGMENTS, seed=plan.seed)) as shard:
-        worlds = _recorded_worlds(plan, tokenizer)
-        record(data, worlds, plan.recording, shard, tokenizer=tokenizer, progress=progress)
+    with recorded(data, worlds, plan.recording, tokenizer=tokenizer, seed=plan.seed, progress=progress) as shard:
         learner = Learner(
             plan.learner,
             plan.model,
@@ -196,8 +194,11 @@ def _made(plan: TrainingPlan, worlds: RecordedWorlds, items: int, command: str) 
 
 
 def _processor(device: str) -> str:
-    if device != "cpu":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.cuda.get_device_name(device)
+    if kind != "cpu":
+        return device
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -82,9 +82,7 @@ class TrainingStatus:
     loss: float
     """Mean of the last steps; not a number before the first."""
     windows_per_s: float
-    """Agent-ticks trained on a second, since the last status."""
-    data_wait: float
-    """Share of that time in which no batch was ready."""
+    """Agent-ticks trained on a second, since the status before; in the last one, before it was judged."""
     nonfinite: int
     """Steps left out, of all."""
     evaluation: Evaluation | None
@@ -98,7 +96,6 @@ class _Tally:
     began: float
     losses: list[float] = field(default_factory=list)
     items: int = 0
-    waited_s: float = 0.0
 
 
 class Training:
@@ -150,10 +147,9 @@ class Training:
         evaluated_at = saved_at = self._clock()
         evaluate_after = self._config.evaluate_every_s
         tally = _Tally(self._clock())
+        status = self._status(tally)
         while self.done < 1.0 and not stop():
-            asked_at = self._clock()
             columns = self._prefetcher.next(_PATIENCE_S)
-            tally.waited_s += self._clock() - asked_at
             if columns is not None:
                 metrics = self._learner.train_step(columns, done=self.done)
                 # Ticks that only memory is run over are not trained on.
@@ -170,11 +166,14 @@ class Training:
                 saved_at = self._clock()
             self._trained_s = self._clock() - began
             if self._clock() - tally.began >= _PATIENCE_S:
-                tell(self._status(tally))
+                status = self._status(tally)
+                tell(status)
                 tally = _Tally(self._clock())
+        if tally.losses:
+            status = self._status(tally)
         self._evaluate(baselines=True)
         self._save()
-        status = self._status(tally)
+        status = replace(status, evaluation=self._evaluation)
         tell(status)
         return status
 
@@ -229,7 +228,6 @@ class Training:
             done=self.done,
             loss=sum(tally.losses) / len(tally.losses) if tally.losses else math.nan,
             windows_per_s=tally.items / seconds,
-            data_wait=tally.waited_s / seconds,
             nonfinite=self._nonfinite,
             evaluation=self._evaluation,
         )

@@ -1,4 +1,4 @@
-"""Weights: all parameters of a model as one contiguous buffer, applied whole or not at all, and their store.
+"""Weights: all parameters of a model as one contiguous buffer, and their store.
 
 Axes: P bytes of all parameters, each beginning at a multiple of 16.
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from learner.tensorfile import dump_tensors, parse_tensors
 from world.durable import write_file
@@ -21,18 +20,18 @@ from world.envs.grounded import Uint8Array
 from world.errors import CheckpointError
 
 _ALIGNMENT = 16
-_DTYPES: dict[str, tuple[torch.dtype, type[np.generic]]] = {
-    "float32": (torch.float32, np.float32),
-    "bfloat16": (torch.bfloat16, np.uint16),
-    "float16": (torch.float16, np.float16),
-    "float64": (torch.float64, np.float64),
-    "int64": (torch.int64, np.int64),
-    "int32": (torch.int32, np.int32),
-    "uint8": (torch.uint8, np.uint8),
-    "bool": (torch.bool, np.bool_),
+_DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
 }
-"""Types of parameters and buffers; bfloat16, which numpy lacks, is shown as its bits."""
-_NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}
+"""Types of parameters and buffers."""
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +65,14 @@ class WeightSet:
         """(epoch, version): greater is newer."""
         return self.epoch, self.version
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return views of the buffer by name; bfloat16 as uint16 bits."""
-        views: dict[str, NDArray[np.generic]] = {}
-        offsets = _offsets(self.shapes, self.dtypes)
-        for name, shape, dtype, first in zip(self.names, self.shapes, self.dtypes, offsets[:-1], strict=True):
-            view = np.dtype(_DTYPES[dtype][1])
-            views[name] = self.buffer[first : first + math.prod(shape) * view.itemsize].view(view).reshape(shape)
-        return views
-
-    def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Return copies by name, moved to the device in one transfer."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies by name."""
         # Torch warns of read-only memory, which a shared buffer is; so the bytes are copied once, all together.
         staged = torch.empty(len(self.buffer), dtype=torch.uint8)
         staged.numpy()[:] = self.buffer
-        staged = staged.to(device)
         offsets = _offsets(self.shapes, self.dtypes)
         return {
-            name: staged[first : first + math.prod(shape) * _DTYPES[dtype][0].itemsize]
-            .view(_DTYPES[dtype][0])
-            .reshape(shape)
+            name: staged[first : first + math.prod(shape) * _DTYPES[dtype].itemsize].view(_DTYPES[dtype]).reshape(shape)
             for name, shape, dtype, first in zip(self.names, self.shapes, self.dtypes, offsets[:-1], strict=True)
         }
 
@@ -106,22 +93,6 @@ def flatten(state_dict: Mapping[str, Tensor], *, epoch: int = 0, version: int = 
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         gathered[first : first + len(flat)] = flat
     return WeightSet(epoch, version, names, shapes, dtypes, gathered.cpu().numpy())
-
-
-def apply(weights: WeightSet, module: nn.Module) -> None:
-    """Copy all weights into a module in place. Raises `CheckpointError`, with nothing touched, if any does not fit."""
-    own = module.state_dict()
-    if missing := sorted(set(own) ^ set(weights.names)):
-        raise CheckpointError(f"weights: {missing[:4]} are in the model or in the weights, not in both")
-    for name, shape, dtype in zip(weights.names, weights.shapes, weights.dtypes, strict=True):
-        if tuple(own[name].shape) != shape or own[name].dtype != _DTYPES[dtype][0]:
-            raise CheckpointError(
-                f"weights: {name} is {dtype} {shape}, the model's is {own[name].dtype} {tuple(own[name].shape)}"
-            )
-    device = next(iter(own.values())).device if own else torch.device("cpu")
-    with torch.no_grad():
-        for name, tensor in weights.tensors(device).items():
-            own[name].copy_(tensor)
 
 
 class WeightStore:
@@ -158,7 +129,7 @@ def _offsets(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[i
     """Return where each parameter begins, and after the last, P."""
     offsets = [0]
     for shape, dtype in zip(shapes, dtypes, strict=True):
-        num_bytes = math.prod(shape) * _DTYPES[dtype][0].itemsize
+        num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
         offsets.append(offsets[-1] + -(-num_bytes // _ALIGNMENT) * _ALIGNMENT)
     return offsets
 

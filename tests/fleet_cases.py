@@ -36,7 +36,6 @@ _STATS = ReplayStats(
     dropped=0,
     restored=0,
     oldest_age_s=0.0,
-    newest_age_s=0.0,
     scanned=ScanReport(),
 )
 
@@ -243,14 +242,12 @@ class FakeFleet:
             step=self.steps,
             weights=(1, 1),
             steps=0,
-            sampled_items=0,
             step_s=(),
             data_wait_s=0.0,
             loss=1.0,
             grad_norm=1.0,
             nonfinite=0,
             evaluation=self.evaluation,
-            saved_step=-1,
             drained=self.draining and not self.owed_steps,
         )
 

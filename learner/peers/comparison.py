@@ -26,6 +26,7 @@ from learner.peers.frames import Columns
 from learner.peers.scoring import Asked, Foreseen, Score, as_plain, ask, copying, scores
 from learner.peers.spatio_temporal import SpatioTemporalConfig
 from learner.recording import SEGMENTS
+from learner.restored import WARMUP
 from world.envs.grounded import EnvSpec
 from world.errors import ConfigError
 from world.evaluation.one_step import HeldOut
@@ -181,7 +182,7 @@ class _Source:
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"{data}: holds no recorded worlds ({error}); make some: worlds train --data") from error
         env, num_agents = recorded["env"], recorded["num_agents"]
-        tokenizer = load_tokenizer(data / "warmup" / TOKENIZER_FILE)
+        tokenizer = load_tokenizer(data / WARMUP / TOKENIZER_FILE)
         return cls(data, env, num_agents, spec_of(env, num_agents), tokenizer)
 
     def chunks(self, num_worlds: int) -> list[Transitions]:

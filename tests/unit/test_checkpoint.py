@@ -16,7 +16,7 @@ from learner.limiter import LimiterState
 from learner.replay import ShardState
 from learner.segments import Watermark
 from learner.tensorfile import flatten_state, unflatten_state
-from world.errors import CheckpointError, ConfigError
+from world.errors import CheckpointError
 
 MANIFEST = Manifest(
     step=100,
@@ -52,9 +52,9 @@ def _train(module: nn.Module, optimizer: torch.optim.AdamW, steps: range) -> lis
     return losses
 
 
-def _save(directory: Path, step: int, *, keep: int = 3) -> Path:
+def _save(directory: Path, step: int) -> Path:
     parts = {"model": {"weight": torch.full((3,), float(step))}}
-    return save_checkpoint(directory, parts, replace(MANIFEST, step=step), keep=keep)
+    return save_checkpoint(directory, parts, replace(MANIFEST, step=step))
 
 
 def _steps(directory: Path) -> list[str]:
@@ -168,10 +168,8 @@ def test_a_step_may_be_saved_again_and_dying_then_loses_nothing(tmp_path: Path) 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 20):
-        _save(tmp_path, step, keep=2)
-    assert _steps(tmp_path) == ["step-00000010", "step-00000020"]
-    with pytest.raises(ConfigError, match="keep"):
-        _save(tmp_path, 30, keep=0)
+        _save(tmp_path, step)
+    assert _steps(tmp_path) == ["step-00000002", "step-00000010", "step-00000020"]
 
 
 def test_after_resuming_from_an_older_checkpoint_the_later_ones_are_set_aside(tmp_path: Path) -> None:

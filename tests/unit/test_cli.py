@@ -45,6 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
         (("list", "--run-dir", __file__), "--run-dir"),
         (("show", "w1"), "--run-dir"),
         (("bench", "speed"), "commit"),
+        (("eval", "no/such/run"), "shipped weights: homestead-tiny"),
     ],
 )
 def test_what_a_person_can_mend_is_told_in_a_sentence_with_exit_code_2_and_no_traceback(

@@ -1,6 +1,7 @@
 """A run's configuration: impossible values are refused, and what is stored comes back as it was."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from learner.loop import LoopConfig
 from learner.prefetch import PrefetchConfig
 from world.envs.catalog import make_env, make_policy
 from world.errors import ConfigError, RunFolderError
+from world.model.dynamics import DynamicsConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -159,6 +161,19 @@ def test_seeds_of_worlds_are_distinct_and_below_those_of_held_out_worlds() -> No
 def test_a_limiter_that_would_deadlock_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="deadlock"):
         replace(preset("smoke"), limiter=LimiterConfig(samples_per_insert=0.01, max_ahead_items=64, min_items=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("width", "hidden", "num_heads", "num_key_heads", "token_width")),
+        *((name, -1) for name in ("encoder_blocks", "action_blocks", "num_recalled", "num_hubs", "num_heads")),
+        ("memory_gain", math.nan),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"dynamics.{name} must be"):
+        DynamicsConfig(**{name: value})
 
 
 def test_the_lock_is_not_inherited_by_the_processes_of_a_run(tmp_path: Path) -> None:

@@ -56,7 +56,6 @@ def test_shapes_are_those_of_the_axis_legend(map_rows: int, agents: int) -> None
     model, slots = stirred_model(spec, VOCAB), random_slots(spec, VOCAB)
     batch, num, height, width, _ = slots.tokens.shape
     n, p, s = batch * num, height * width, slots.status.shape[2]
-    assert slots.num_windows == n
     outcome, moves = _outcome(model, slots)
     assert moves.shape == (batch, num, NUM_DISPLACEMENTS)
     assert outcome.cells.shape == (n, p, 16) and outcome.agents.shape == (n, 16)

@@ -125,8 +125,8 @@ def aims(simulation: Simulation, actions: NDArray[np.int32]) -> list[int]:
 
 
 def meddling(name: str, ticks: int) -> tuple[int, int]:
-    """Count how often two agents of a policy reach for one cell, and at least one of them not to go there, and how often
-    one moves to where an animal stands, or may step to.
+    """Count how often two agents of a policy reach for one cell, and at least one of them not to go there, and how
+    often one moves to where an animal stands, or may step to.
     """
     world = make_env("homestead")
     assert isinstance(world, HomesteadGrounded)

@@ -1,5 +1,6 @@
 """What the learner promises: it learns, its checkpoints go on exactly, and a bad batch does no harm."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -152,7 +153,14 @@ def test_the_gate_opens_at_its_score() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    for bad in ({"batch_sequences": 0}, {"learning_rate": 0.0}, {"averaging": 1.0}):
+    for bad in (
+        {"batch_sequences": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"weight_decay": -1.0},
+        {"max_grad_norm": math.nan},
+        {"averaging": 1.0},
+    ):
         with pytest.raises(ConfigError):
             LearnerConfig(**bad)  # type: ignore[arg-type]
 

@@ -166,7 +166,6 @@ def test_evaluations_and_checkpoints_come_when_due() -> None:
     bench.train_to(40)
     report = bench.loop.train_until(40, 1.0)
     assert report.evaluation is not None
-    assert 0 < report.saved_step <= 40
     assert len(bench.ports.saved) >= 3
     bench.loop.stop()
 
@@ -199,7 +198,8 @@ def test_a_shard_that_is_busy_when_a_loop_stops_is_asked_again_for_the_last_chec
     bench = Bench()
     bench.train_to(7)
     bench.ports.busy_for = 3
-    assert bench.loop.stop().saved_step == 7
+    bench.loop.stop()
+    assert [step for step, _, _ in bench.ports.saved] == [7]
 
 
 def test_no_checkpoint_is_written_while_a_shard_is_away_and_the_next_one_is() -> None:
@@ -265,6 +265,6 @@ def test_a_report_counts_since_the_last_one() -> None:
     bench = Bench()
     bench.train_to(5)
     report = bench.loop.train_until(5, 1.0)
-    assert (report.steps, report.sampled_items) == (0, 0)
+    assert report.steps == 0
     assert math.isnan(report.loss)
     bench.loop.stop()

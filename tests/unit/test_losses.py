@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.batches import Batch, MaskingConfig, make_batch
+from learner.error_bank import ErrorBank
 from learner.losses import LossConfig, world_model_loss
 from tests.model_cases import (
     CountingEnv,
@@ -301,9 +302,24 @@ def test_screens_forget_nothing() -> None:
     assert torch.equal(kept, _batch(columns, forget=0.0).slots.tokens)
 
 
-def test_impossible_masking_is_refused() -> None:
+def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="fully_masked"):
         MaskingConfig(fully_masked=1.5)
+    for weight in (-0.1, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"loss\.reward must be >= 0 and finite"):
+            LossConfig(reward=weight)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_drawn_of_logits_that_are_no_numbers_is_not_taken_for_an_error(value: float) -> None:
+    model, columns = _counting()
+    batch, errors = _batch(columns), ErrorBank(VOCAB)
+    world_model_loss(model, batch, LossConfig(), errors)
+    noted = errors.num_noted
+    with torch.no_grad():
+        model.dynamics.cell_head.bias[7] = value
+    world_model_loss(model, batch, LossConfig(), errors)
+    assert errors.num_noted == noted > 0
 
 
 def test_asked_actions_are_hidden_alone_where_what_followed_is_mostly_given() -> None:

@@ -1,13 +1,12 @@
 """Recording: every tick of every world once, also after an interruption, and nothing of another recording."""
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, record
+from learner.recording import SEGMENTS, RecordedWorlds, RecordingConfig, recorded
 from learner.replay import ReplayShard
 from tests.model_cases import homestead_rows
 from world.errors import ConfigError
@@ -32,10 +31,9 @@ def _record(directory: Path, config: RecordingConfig = CONFIG, *, stop_at: float
         if done >= stop_at:
             raise Interrupted
 
-    with closing(ReplayShard(config.replay(), directory / SEGMENTS)) as shard:
-        worlds = replace(worlds, **of)
-        record(directory, worlds, config, shard, tokenizer=tokenizer, progress=progress)
-    return shard
+    worlds = replace(worlds, **of)
+    with recorded(directory, worlds, config, tokenizer=tokenizer, progress=progress) as shard:
+        return shard
 
 
 def test_every_tick_of_every_world_is_recorded_once(tmp_path: Path) -> None:
@@ -88,10 +86,13 @@ def test_worlds_live_the_same_lives_in_processes_of_their_own(tmp_path: Path) ->
 
 def test_another_recording_in_the_same_place_is_refused(tmp_path: Path) -> None:
     _record(tmp_path)
+    (tmp_path / SEGMENTS).rename(tmp_path / "away")
     with pytest.raises(ConfigError, match="choose another"):
         _record(tmp_path, seed=4)
     with pytest.raises(ConfigError, match="choose another"):
         _record(tmp_path, replace(CONFIG, world_ticks=60))
+    assert not (tmp_path / SEGMENTS).exists(), "nothing of what is there is opened for it"
+    (tmp_path / "away").rename(tmp_path / SEGMENTS)
     _record(tmp_path, replace(CONFIG, worlds_at_once=1))
 
 

@@ -253,8 +253,38 @@ def test_a_second_holder_of_the_directory_is_refused(tmp_path: Path) -> None:
     assert _ticks(SegmentLog(_config(), tmp_path)) == [0]
 
 
+def test_a_directory_is_let_go_of_where_the_disk_refuses_the_last_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _filled(tmp_path, 1)
+    with monkeypatch.context() as disk, pytest.raises(DiskFull):
+        disk.setattr("learner.segments.os.fsync", lambda descriptor: _SmallDisk(0).write(descriptor, b"1"))
+        log.close()
+    assert _ticks(SegmentLog(_config(), tmp_path)) == [0]
+
+
+def test_the_name_of_a_segment_is_durable_before_its_first_chunk_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[str]] = []
+    monkeypatch.setattr(
+        "learner.segments.sync_directory",
+        lambda directory: synced.append(sorted(path.name for path in directory.glob("0*"))),
+    )
+    log = _filled(tmp_path, 2, segment_bytes=1 << 18)
+    assert synced == [["0000000000.open"]]
+    log.close()
+
+
 @pytest.mark.parametrize(
-    "changes", [{"segment_bytes": 0}, {"segment_age_s": 0.0}, {"quota_bytes": 4096}, {"compression_level": 0}]
+    "changes",
+    [
+        {"segment_bytes": 0},
+        {"segment_age_s": 0.0},
+        {"segment_age_s": float("nan")},
+        {"quota_bytes": 4096},
+        {"compression_level": 0},
+    ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="segments"):

@@ -125,5 +125,6 @@ def test_what_is_shipped_fits_its_preset_and_is_small(name: str, tmp_path: Path)
     spec = spec_of(config.env, config.num_agents)
     bring(name, tmp_path / "start", tmp_path / "warmup", config.model, spec)
     restored = restore(tmp_path / "start", tokenizer=tmp_path / "warmup" / TOKENIZER_FILE)
+    assert (restored.env_name, restored.num_agents) == (config.env, config.num_agents), "what it may be judged in"
     WorldModel(config.model, spec, restored.tokenizer.vocab_size).load_state_dict(restored.weights)
     assert sum(file.stat().st_size for file in start_path(name).iterdir()) <= 10_000_000

@@ -54,14 +54,12 @@ def learner_report(*, loss: float = 1.0, version: int = 0, evaluation: Evaluatio
         step=10,
         weights=(1, version),
         steps=5,
-        sampled_items=0,
         step_s=(),
         data_wait_s=0.0,
         loss=loss,
         grad_norm=1.0,
         nonfinite=0,
         evaluation=evaluation,
-        saved_step=-1,
         drained=False,
     )
 

@@ -1,5 +1,6 @@
 """What tokenizers promise: exact where they can be, counted where they cannot, frozen on disk."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -232,5 +233,6 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_impossible_training_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fsq"):
-        FsqConfig(seconds=0)
+    for bad in ({"seconds": 0.0}, {"seconds": math.nan}, {"learning_rate": -1.0}, {"learning_rate": math.nan}):
+        with pytest.raises(ConfigError, match="fsq"):
+            FsqConfig(**bad)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from learner.recording import SEGMENTS, RecordingConfig
 from learner.replay import ReplayShard
 from learner.restored import restore
 from learner.schedule import ToZero
-from learner.train import TrainingPlan, train
+from learner.train import TrainingPlan, _processor, train
 from learner.training import Budget, TrainingConfig, TrainingStatus
 from tests.model_cases import small_config
 from world.envs.grounded import NOWHERE
@@ -143,7 +143,10 @@ def test_what_is_slow_to_judge_is_judged_seldom(tmp_path: Path, data: Path, monk
 
     monkeypatch.setattr("learner.train.Training", partial(Slow, clock=clock))
     plan = _plan(tmp_path, data, steps=30)
-    train(replace(plan, training=replace(plan.training, evaluate_every_s=1.0, checkpoint_every_s=1e9)), command="")
+    plan = replace(plan, training=replace(plan.training, evaluate_every_s=1.0, checkpoint_every_s=1e9))
+    told: list[TrainingStatus] = []
+    train(plan, command="", tell=told.append)
+    assert told[-1].windows_per_s > 1.0, "the last one is of steps, not of judging"
     assert len(judged) == 2, "once after a second, and at the end; 2,000 s were not over"
 
 
@@ -169,6 +172,18 @@ def test_memory_is_run_over_pasts_of_every_length(data: Path, tmp_path: Path) ->
     assert 0.45 < drawn[:, :5].any(axis=1).mean() < 0.6
     assert all(50 < drawn[:, place].sum() < 120 for place in range(5))
     assert drawn[:, 5].sum() < 30
+
+
+def test_sequences_are_drawn_as_if_all_candidates_had_been_read_whole(data: Path, tmp_path: Path) -> None:
+    train(_plan(tmp_path, data, steps=1), command="")
+    with closing(ReplayShard(_plan(tmp_path, data).recording.replay(), data / SEGMENTS)) as shard:
+        drawn = RecordedSource(shard, past_ticks=4, num_draws=7).draw(8, 6)
+        shard.go_on_after(7)
+        whole = shard.sample(64, 6).columns
+    kept, weights = chosen(befallen(whole, 4) * rarity(whole, 4), 8, np.random.default_rng(7))
+    for name in set(whole) - {"is_first"}:
+        np.testing.assert_array_equal(drawn[name], whole[name][kept], err_msg=name)
+    np.testing.assert_array_equal(drawn["weights"], np.repeat(weights[:, None], 6, axis=1))
 
 
 def test_sequences_that_something_befalls_are_rather_kept() -> None:
@@ -239,6 +254,11 @@ def test_what_is_drawn_more_often_weighs_less_where_it_is_asked_for() -> None:
     assert drawn > 0.3 and weighed == pytest.approx(1 / 8, abs=0.015)
     kept, weights = chosen(stakes, 40, random)
     assert sorted(kept) == list(range(40)) and (weights == 1.0).all()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0"])
+def test_a_device_that_is_neither_cuda_nor_a_cpu_is_kept_with_the_weights_by_its_name(device: str) -> None:
+    assert _processor(device) == device
 
 
 def test_impossible_budgets_are_refused() -> None:

@@ -9,6 +9,7 @@ Cells sampled without them would now and then lose an agent, or make two of it, 
 wood.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,20 +62,22 @@ class DynamicsConfig:
     """Slots through which screens that share no map hear of each other; 0: each is foretold by itself."""
 
     def __post_init__(self) -> None:
+        for name in ("width", "hidden", "num_heads", "num_key_heads", "token_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"dynamics.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("encoder_blocks", "action_blocks", "num_recalled", "num_hubs"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"dynamics.{name} must be >= 0, got {getattr(self, name)}")
         if self.width % self.num_heads or (self.width // self.num_heads) % 4:
             raise ConfigError(f"dynamics.width {self.width} must divide into {self.num_heads} heads of a multiple of 4")
         if self.num_heads % self.num_key_heads:
             raise ConfigError(f"dynamics.num_heads {self.num_heads} must be a multiple of {self.num_key_heads}")
         if self.mixing not in ("local", "global"):
             raise ConfigError(f"dynamics.mixing is 'local' or 'global', got {self.mixing!r}")
-        if self.memory_gain <= 0.0:
-            raise ConfigError(f"dynamics.memory_gain must be positive, got {self.memory_gain}")
-        if self.num_recalled < 0:
-            raise ConfigError(f"dynamics.num_recalled must be >= 0, got {self.num_recalled}")
+        if not 0.0 < self.memory_gain < math.inf:
+            raise ConfigError(f"dynamics.memory_gain must be positive and finite, got {self.memory_gain}")
         if unknown := set(self.outcome_blocks) - {"local", "global", "agents"}:
             raise ConfigError(f"dynamics.outcome_blocks are 'local', 'global' or 'agents', got {sorted(unknown)}")
-        if self.num_hubs < 0:
-            raise ConfigError(f"dynamics.num_hubs must be >= 0, got {self.num_hubs}")
 
     def global_block(self) -> GlobalBlock:
         """Return a new block of attention of this size."""

@@ -8,6 +8,7 @@ alone: a token is then a place, and the map can be shared. Elsewhere codes see t
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,8 +45,11 @@ class FsqConfig:
     """Peak of a warm-up and cosine schedule."""
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.max_steps < 1 or self.batch_images < 1 or self.width < 8:
-            raise ConfigError(f"fsq: seconds, max_steps, batch_images must be positive and width >= 8, got {self}")
+        counts = self.max_steps < 1 or self.batch_images < 1 or self.width < 8
+        if counts or not self.seconds > 0 or not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"fsq: seconds, max_steps, batch_images and learning_rate must be positive and width >= 8, got {self}"
+            )
 
 
 class FsqAutoencoder(nn.Module):

@@ -42,11 +42,6 @@ class Slots:
     recalled: Tensor
     """(B, A, M, F) what each agent recalls, as `world.model.memory.recall` says; most models have no slots for it."""
 
-    @property
-    def num_windows(self) -> int:
-        """N."""
-        return int(self.tokens.shape[0] * self.tokens.shape[1])
-
     def to(self, device: torch.device | str) -> "Slots":
         """Return the same slots on another device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})

@@ -3,7 +3,8 @@
 A skill yields one action a tick and returns whether it came to its end.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from world.envs.homestead.paths import find_path
 from world.envs.homestead.rules import Simulation
 from world.envs.homestead.tiles import NUM_THINGS, Action, Item, Terrain, Thing
 
+T = TypeVar("T")
 Skill = Generator[int, None, bool]
 Life = Generator[int, None, None]
 
@@ -50,6 +52,10 @@ class Body:
         """Return True with this probability."""
         return self.draws.unit() < probability
 
+    def choose(self, options: Sequence[T]) -> T:
+        """Return one of these, each as likely."""
+        return options[self.draws.below(len(options))]
+
     def distance(self, cell: int, other: int) -> int:
         """Return the Manhattan distance of two cells."""
         (y, x), (v, u) = self.world.place_of(cell), self.world.place_of(other)
@@ -73,8 +79,8 @@ class Body:
         y, x = np.divmod(cells, self.world.config.width)
         own_y, own_x = self.world.place_of(self.here)
         distance = abs(y - own_y) + abs(x - own_x)
-        nearest = np.argsort(distance, kind="stable")[:3]
-        return int(cells[nearest[self.draws.below(len(nearest))]])
+        nearest: list[int] = cells[np.argsort(distance, kind="stable")[:3]].tolist()
+        return self.choose(nearest)
 
     def beside(self, cell: int, things: Iterable[int]) -> int | None:
         """Return a cell next to `cell` that holds one of these things; None if there is none."""
@@ -167,7 +173,7 @@ class Body:
 
     def stray(self) -> int:
         """Return a random move."""
-        return _MOVES[self.draws.below(4)]
+        return self.choose(_MOVES)
 
     def wait(self, ticks: int) -> Skill:
         """Do nothing for a while."""

@@ -86,14 +86,14 @@ def builder(body: Body) -> Life:
     tasks: tuple[Callable[[Body], Skill], ...] = (_lay_stone, _lay_stone, _hang_door, _paint_way, _plant, _toggle)
     while True:
         yield body.stray()
-        yield from tasks[body.draws.below(len(tasks))](body)
+        yield from body.choose(tasks)(body)
 
 
 def courier(body: Body) -> Life:
     """Carry stone, wood and fruit from where they are to a depot, or to somebody."""
     depot = body.somewhere()
     while True:
-        load = _GOODS[body.draws.below(len(_GOODS))]
+        load = body.choose(_GOODS)
         for _ in range(body.draws.between(1, 4)):
             yield from body.use(load)
         if body.chance(0.5):
@@ -110,7 +110,7 @@ def peddler(body: Body) -> Life:
     while True:
         yield body.stray()
         for _ in range(body.draws.between(1, 4)):
-            yield from body.use(_GOODS[body.draws.below(len(_GOODS))])
+            yield from body.use(body.choose(_GOODS))
         yield from _hand_over(body)
 
 
@@ -121,7 +121,7 @@ def follower(body: Body) -> Life:
         if not others:
             yield body.stray()
             continue
-        leader = others[body.draws.below(len(others))]
+        leader = body.choose(others)
         leave = body.tick + body.draws.between(60, 200)
         while body.tick < leave:
             if (yield from body.meet(leader, until=leave)) and body.tick % _TRADE_TICKS == 0 and body.chance(0.7):
@@ -150,7 +150,7 @@ def vault(body: Body) -> Life:
         if not body.world.pressure:
             yield from body.wait(5)
             continue
-        door, plates = body.world.pressure[body.draws.below(len(body.world.pressure))]
+        door, plates = body.choose(body.world.pressure)
         outer = [cell for cell, weight in plates if weight == 1]
         free = [cell for cell in outer if not body.world.occupant[cell]]
         if free and (yield from body.go(free[body.agent % len(free)])):
@@ -180,11 +180,11 @@ def meddler(body: Body) -> Life:
         yield body.stray()
         others, animals = _others(body), body.world.state.animals
         if animals and body.chance(0.4):
-            yield from body.go(animals[body.draws.below(len(animals))], beside=True, until=body.tick + 40)
+            yield from body.go(body.choose(animals), beside=True, until=body.tick + 40)
         elif others and body.chance(0.6):
-            yield from body.meet(others[body.draws.below(len(others))], until=body.tick + 40)
+            yield from body.meet(body.choose(others), until=body.tick + 40)
         else:
-            yield from body.use(_MEDDLED_WITH[body.draws.below(len(_MEDDLED_WITH))])
+            yield from body.use(body.choose(_MEDDLED_WITH))
         for _ in range(body.draws.between(5, 20)):
             yield fidget(body) if body.chance(0.4) else body.draws.below(NUM_ACTIONS)
 
@@ -220,7 +220,7 @@ def _trade(body: Body, partner: int) -> Skill:
 def _barter(body: Body, partner: int) -> Skill:
     # Wood is not used up by itself: whoever holds some would offer nothing else.
     kinds = _GOODS if not any(map(body.holds, Item)) else (_STONE, _FRUIT)
-    yield from body.use(kinds[body.draws.below(len(kinds))])
+    yield from body.use(body.choose(kinds))
     for _ in range(body.draws.between(1, 3)):
         if not (yield from _offer(body, partner, within=40)):
             break
@@ -277,20 +277,18 @@ def fidget(body: Body) -> int:
         options += [Action.PLACE, Action.PLACE]
     if body.holds(Item.FRUIT):
         options += [Action.USE, Action.PLANT]
-    return options[body.draws.below(len(options))]
+    return body.choose(options)
 
 
 def _change_something(body: Body) -> Skill:
     """Do one of the things that last: harvest, toggle, paint, lay a stone, plant."""
     choice = body.draws.below(5)
-    if choice == 0 and (near := body.find((*_FRUIT, *_WOOD))) is not None and body.distance(body.here, near) < 8:
-        done = yield from body.go(near, beside=True)
-        yield Action.USE
-        return done
-    if choice == 1 and (near := body.find(_TOGGLES)) is not None and body.distance(body.here, near) < 8:
-        done = yield from body.go(near, beside=True)
-        yield Action.USE
-        return done
+    if choice < 2:
+        near = body.find(_TOGGLES if choice else (*_FRUIT, *_WOOD))
+        if near is not None and body.distance(body.here, near) < 8:
+            done = yield from body.go(near, beside=True)
+            yield Action.USE
+            return done
     if choice == 2 and body.holds(Item.STONE):
         return (yield from body.on_bare_ground(Action.PLACE))
     if choice == 3 and body.holds(Item.FRUIT):
@@ -324,7 +322,7 @@ def _hand_over(body: Body) -> Skill:
     others = _others(body)
     if not others:
         return False
-    other = others[body.draws.below(len(others))]
+    other = body.choose(others)
     for _ in range(body.draws.between(1, 3)):
         if not (yield from _offer(body, other, within=60)):
             return False
@@ -373,4 +371,4 @@ def _frame(body: Body) -> tuple[int, int] | None:
                 for step in (across, -across):
                     if world.walkable(cell - step) and world.walkable(cell - 2 * step):
                         options.append((cell - 2 * step, step))
-    return options[body.draws.below(len(options))] if options else None
+    return body.choose(options) if options else None

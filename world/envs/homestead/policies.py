@@ -102,12 +102,12 @@ class HomesteadPolicy:
         tick = self._bodies[0].tick
         if tick >= self._next_team:
             self._next_team += _TEAM_EVERY
-            if name := _TEAMWORK[self._bodies[0].draws.below(len(_TEAMWORK))]:
+            if name := self._bodies[0].choose(_TEAMWORK):
                 self._lives = [LIVES[name](body) for body in self._bodies]
                 self._until = [tick + _TEAM_TICKS] * self._num_agents
         for agent, body in enumerate(self._bodies):
             if tick >= self._until[agent]:
-                name = self._mixture[body.draws.below(len(self._mixture))]
+                name = body.choose(self._mixture)
                 self._lives[agent] = LIVES[name](body)
                 self._until[agent] = tick + body.draws.between(*(_PATROL_TICKS if name == "patrol" else _STINT_TICKS))
 
