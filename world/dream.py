@@ -216,24 +216,28 @@ class Dreamer:
         asked = told.here & seen_afterwards(slots.poses, displacement, height, width, self._margin).flatten(1)
         # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
         places = places_of(slots.poses, height, width, shared=self._model.dynamics.has_pose).flatten(1, 2)
+        # Of land that nobody has seen nothing is known that could have gone from one cell to another.
+        known = (slots.tokens[..., 0] != UNSEEN).flatten(1)
         turn = reveal_order(places, passes, draws[:, 0, 3])
         chance = draws[..., OWN_DRAWS + slots.status.shape[2] :].flatten(1)
         answered = torch.full_like(told.merge, mask)
         for number in range(passes):
             if number:
                 answer = answer.given(tokens=answered.gather(1, told.merge).view(batch, agents, height, width))
-            answered = self._reveal(answer, answered, asked & (turn == number), chance, places)
+            answered = self._reveal(answer, answered, asked & (turn == number), known, chance, places)
         tokens = answered.gather(1, told.merge)
         return answer, torch.where(tokens == mask, UNSEEN, tokens)
 
-    def _reveal(self, answer: Answer, answered: Tensor, asked: Tensor, chance: Tensor, places: Tensor) -> Tensor:
-        """Return the cells answered (B, A·P) with those asked for drawn at their chances; of those at places
+    def _reveal(
+        self, answer: Answer, answered: Tensor, asked: Tensor, known: Tensor, chance: Tensor, places: Tensor
+    ) -> Tensor:
+        """Return the cells answered (B, A·P) with those asked for drawn at their chances; of the known ones at places
         (B, A·P, 2) that touch each other, whichever are in doubt together.
         """
         if self._config.compiled:
             chances = self._chances(answer.token_logits().flatten(1, 3))
             answered = torch.where(asked, inverted(chances, chance), answered)
-            unsure = asked & in_doubt(chances)
+            unsure = asked & known & in_doubt(chances)
             cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
             counted = unsure.gather(1, cells)
             shared = together(_at(chances, cells), _at(places, cells), chance.gather(1, cells), counted)
@@ -247,7 +251,7 @@ class Dreamer:
         for cells in at_once(rows):
             chances = self._chances(answer.token_logits(cells))
             drawn.append(inverted(chances, chance.flatten()[cells]))
-            doubt.append(in_doubt(chances))
+            doubt.append(in_doubt(chances) & known.flatten()[cells])
             doubtful.append(chances[doubt[-1]])
         answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
         cells = rows[torch.cat(doubt)[: len(rows)]]

@@ -95,10 +95,12 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) ->
     mates = _touching(places, counted).to(chances.dtype)
     doubtful = ((chances > _DOUBT) & (chances < 1.0 - _DOUBT)).to(chances.dtype)
     count, expected = mates @ doubtful, mates @ (chances * doubtful)
-    # What is contested by most cells for each that there is of it: what moves, not what it moves over.
-    share = torch.where((doubtful > 0) & (count > 1.5), count / expected.clamp(min=1e-12), 0.0)
-    contest, shared = share.max(-1)
-    mates = mates * (shared[:, :, None] == shared[:, None]) * (contest > 0)[:, :, None] * (contest > 0)[:, None]
+    # Most of the doubt is about it, and in most cells it is not: what moves, rather than what it moves over.
+    doubt = mates @ (chances * (1.0 - chances) * doubtful)
+    weight = torch.where((doubtful > 0) & (count > 1.5), doubt * (1.0 - expected / count.clamp(min=1.0)), 0.0)
+    most, shared = weight.max(-1)
+    is_shared = most > 0
+    mates = mates * (shared[:, :, None] == shared[:, None]) * (is_shared[:, :, None] & is_shared[:, None])
     chance = chances.gather(-1, shared[..., None])
     expected = mates @ chance
     whole = expected.round()
@@ -107,11 +109,12 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) ->
     before = (mates.tril(-1) @ chance)[..., 0]
     chance = chance[..., 0]
     first = mates.argmax(-1)
-    own = torch.where(contest > 0, (draws.gather(-1, first) - before) % 1.0, draws)
-    rest = ((own - chance) / (1.0 - chance).clamp(min=1e-6)).clamp(0.0, _BELOW_ONE)
-    others = inverted(chances.scatter(-1, shared[..., None], 0.0), rest)
-    alone = inverted(chances, draws)
-    return torch.where(contest > 0, torch.where(own < chance, shared, others), alone)
+    at = (draws.gather(-1, first) - before) % 1.0
+    # Its own draw says what else is in a cell; of the first, whose draw was taken for all, what is left of it.
+    is_first = first == torch.arange(first.shape[1], device=first.device)
+    left = ((at - chance) / (1.0 - chance).clamp(min=1e-6)).clamp(0.0, _BELOW_ONE)
+    others = inverted(chances.scatter(-1, shared[..., None], 0.0), torch.where(is_first, left, draws))
+    return torch.where(is_shared, torch.where(at < chance, shared, others), inverted(chances, draws))
 
 
 def together_in_worlds(chances: Tensor, places: Tensor, draws: Tensor, worlds: Tensor) -> Tensor:

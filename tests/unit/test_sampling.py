@@ -82,6 +82,16 @@ def test_what_is_not_counted_changes_nothing_and_neither_do_other_worlds() -> No
     assert not len(together_in_worlds(chances[:0], places[:0], draws[0, :0], nobody))
 
 
+def test_what_is_not_shared_is_drawn_by_each_cell_itself() -> None:
+    places = torch.stack([torch.zeros(6, dtype=torch.int64), torch.arange(6)], dim=-1)
+    chances = torch.tensor([0.4, 0.3, 0.1, 0.1, 0.1]).expand(6, -1)
+    found, _ = drawn([(places, chances)])
+    shares = torch.nn.functional.one_hot(found, 5).float().mean(0)
+    torch.testing.assert_close(shares, chances, rtol=0.0, atol=0.01)
+    like = torch.corrcoef((found == SAPLING).float().T)
+    assert float((like - torch.eye(6)).abs().max()) < 0.2, "one draw for all would make all alike"
+
+
 def test_in_doubt_is_what_nothing_is_nearly_sure_of() -> None:
     chances = torch.tensor([[0.5, 0.5], [0.99, 0.01], [0.9999, 0.0001], [0.49, 0.0], [0.0, 1.0]])
     assert in_doubt(chances).tolist() == [True, True, False, False, False]
