@@ -156,28 +156,6 @@ def test_an_agent_finds_what_lies_where_it_reaches_and_nothing_of_what_lies_else
             assert same is (place != 1), (place, part)
 
 
-@torch.no_grad()
-def test_a_cell_that_somebody_reaches_for_is_told_what_lies_there_as_loudly_as_what_is_done_to_it() -> None:
-    spec = CountingEnv(num_agents=1, map_rows=5, cols=5).spec
-    reach, generator = stirred_model(spec, VOCAB).dynamics.reach, torch.Generator().manual_seed(0)
-    assert reach is not None
-    width = reach.read.out_features
-    agents, cells = torch.randn((1, width), generator=generator), torch.randn((1, 7, 7, width), generator=generator)
-    north = torch.zeros(1, 9)
-    north[0, 1] = 1.0
-    told, other = (reach.done(north, agents, which) for which in (cells, cells.flip(-1)))
-    assert (told[0, 1] != other[0, 1]).any()
-    told[0, 1] = other[0, 1] = 0.0
-    assert not told.any() and not other.any()
-    reach.effect.weight.mul_(1000.0)
-    reach.effect.bias.zero_()
-    loud, quiet = (
-        (a - b)[0, 1]
-        for a, b in [[reach.done(north, by * agents, which) for which in (cells, cells.flip(-1))] for by in (1.0, 1e-3)]
-    )
-    torch.testing.assert_close(loud, 1000.0 * quiet, rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 4), (5, 6), (6, 5), (11, 11)])
 def test_an_agent_reads_the_cells_that_it_writes_to(height: int, width: int) -> None:
     pose = torch.tensor([[[40, 70]]])

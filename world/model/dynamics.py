@@ -294,7 +294,7 @@ class Dynamics(nn.Module):
         told = []
         if acted.shares is not None:
             assert self.reach is not None
-            told.append(_touched(slots, self.reach.done(acted.shares, agents, acted.cells)))
+            told.append(_touched(slots, acted.shares[..., None] * self.reach.effect(agents)[:, None]))
         cells = self._place(acted.cells, slots, self.arrival(agents), slots.poses + moved, *told)
         height, width = cells.shape[1:3]
         arrived = None

@@ -75,9 +75,6 @@ class Reach(nn.Module):
         self.mlp = GatedMLP(width, hidden)
         self.intent = nn.Linear(width, width)
         self.effect = nn.Linear(width, width)
-        self.norm_lying = RMSNorm(width)
-        self.echo = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.echo.weight)
 
     def where(self, agents: Tensor) -> Tensor:
         """Return shares (N, 9) of the cells about agents (N, D) who know their heading and action."""
@@ -91,17 +88,6 @@ class Reach(nn.Module):
         cells = torch.cat([self.norm_before(about(before)), self.norm_after(about(after))], dim=-1)
         read = self.read((shares[..., None] * cells).sum(1)) + self.name((shares[..., None] * tokens).sum(1))
         return read + self.mlp.change(agents + read)  # type: ignore[no-any-return]
-
-    def done(self, shares: Tensor, agents: Tensor, cells: Tensor) -> Tensor:
-        """Return what the nine cells about agents (N, D), among cells (N, H, W, D), are told of what they do (N, 9, D).
-
-        What lies in each is told it anew, as loudly as the rest, since agents are ten times as loud as cells. That more
-        is foretold by it was not found; the weights that are shipped have learned to use it.
-        """
-        effect: Tensor = self.effect(agents)
-        loudness: Tensor = torch.linalg.vector_norm(effect, dim=-1, keepdim=True) * effect.shape[-1] ** -0.5
-        lying: Tensor = self.echo(self.norm_lying(about(cells)))
-        return shares[..., None] * (effect[:, None] + loudness[:, None].to(lying.dtype) * lying)
 
 
 def places_about(poses: Tensor, reach: int = 1) -> Tensor:
