@@ -10,7 +10,7 @@ it adds what several agents tell one cell: what is committed is what was drawn, 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -97,6 +97,18 @@ class _Told:
     """(B, A·P) whether that is the cell itself."""
     actions: Tensor
     """(B, A); negative: the policy acts."""
+
+
+class _Scene(NamedTuple):
+    """What the cells (B, A·P) of all windows are drawn by."""
+
+    places: Tensor
+    """(B, A·P, 2)"""
+    draws: Tensor
+    now: Tensor
+    """Tokens before the tick."""
+    watched: Tensor
+    """Whether the cell and all four beside it are drawn."""
 
 
 class Dreamer:
@@ -216,31 +228,32 @@ class Dreamer:
         asked = told.here & seen_afterwards(slots.poses, displacement, height, width, self._margin).flatten(1)
         # Shared cells have one place, so they are revealed in one pass; and one draw, their owner's.
         places = places_of(slots.poses, height, width, shared=self._model.dynamics.has_pose).flatten(1, 2)
-        # Of land that nobody has seen nothing is known that could have gone from one cell to another.
-        known = (slots.tokens[..., 0] != UNSEEN).flatten(1)
         turn = reveal_order(places, passes, draws[:, 0, 3])
         chance = draws[..., OWN_DRAWS + slots.status.shape[2] :].flatten(1)
+        scene = _Scene(places, chance, slots.tokens[..., 0].flatten(1), watched(asked, told.merge, height, width))
         answered = torch.full_like(told.merge, mask)
         for number in range(passes):
             if number:
                 answer = answer.given(tokens=answered.gather(1, told.merge).view(batch, agents, height, width))
-            answered = self._reveal(answer, answered, asked & (turn == number), known, chance, places)
+            answered = self._reveal(answer, answered, asked & (turn == number), scene)
         tokens = answered.gather(1, told.merge)
         return answer, torch.where(tokens == mask, UNSEEN, tokens)
 
-    def _reveal(
-        self, answer: Answer, answered: Tensor, asked: Tensor, known: Tensor, chance: Tensor, places: Tensor
-    ) -> Tensor:
-        """Return the cells answered (B, A·P) with those asked for drawn at their chances; of the known ones at places
-        (B, A·P, 2) that touch each other, whichever are in doubt together.
+    def _reveal(self, answer: Answer, answered: Tensor, asked: Tensor, scene: _Scene) -> Tensor:
+        """Return the cells answered (B, A·P) with those asked for drawn at their chances; of known ones that touch each
+        other, whichever are in doubt together.
+
+        Of land that nobody has seen nothing is known that could have gone from one cell to another.
         """
+        known = scene.now != UNSEEN
         if self._config.compiled:
             chances = self._chances(answer.token_logits().flatten(1, 3))
-            answered = torch.where(asked, inverted(chances, chance), answered)
+            answered = torch.where(asked, inverted(chances, scene.draws), answered)
             unsure = asked & known & in_doubt(chances)
             cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
             counted = unsure.gather(1, cells)
-            shared = together(_at(chances, cells), _at(places, cells), chance.gather(1, cells), counted)
+            places, draws, now, seen = (_at(of, cells) for of in scene)
+            shared = together(_at(chances, cells), places, draws, counted, now, seen)
             return answered.scatter(1, cells, torch.where(counted, shared, answered.gather(1, cells)))
         rows = asked.flatten().nonzero()[:, 0]
         if not len(rows):
@@ -250,17 +263,13 @@ class Dreamer:
         doubtful: list[Tensor] = []
         for cells in at_once(rows):
             chances = self._chances(answer.token_logits(cells))
-            drawn.append(inverted(chances, chance.flatten()[cells]))
+            drawn.append(inverted(chances, scene.draws.flatten()[cells]))
             doubt.append(in_doubt(chances) & known.flatten()[cells])
             doubtful.append(chances[doubt[-1]])
         answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
         cells = rows[torch.cat(doubt)[: len(rows)]]
-        shared = together_in_worlds(
-            torch.cat(doubtful)[: len(cells)],
-            places.flatten(0, 1)[cells],
-            chance.flatten()[cells],
-            cells // asked.shape[1],
-        )
+        told = (of.flatten(0, 1)[cells] for of in scene)
+        shared = together_in_worlds(cells // asked.shape[1], torch.cat(doubtful)[: len(cells)], *told)
         return answered.index_copy(0, cells, shared).view_as(asked)
 
     def _moved(self, moves: Tensor, slots: Slots, draws: Tensor, second_draws: Tensor) -> Tensor:
@@ -346,9 +355,20 @@ def reveal_order(places: Tensor, passes: int, draw: Tensor) -> Tensor:
     return (colour + first) % passes
 
 
+def watched(asked: Tensor, merge: Tensor, height: int, width: int) -> Tensor:
+    """Return which cells (B, A·P) are drawn with all four beside them, of those asked for (B, A·P), each in the window
+    of one agent, as `merge` says.
+    """
+    drawn = asked.gather(1, merge).unflatten(1, (-1, height, width))
+    beside = torch.nn.functional.pad(drawn, (1, 1, 1, 1))
+    rows, cols = beside[..., 1:-1], beside[..., 1:-1, :]
+    inside = drawn & rows[..., :-2, :] & rows[..., 2:, :] & cols[..., :-2] & cols[..., 2:]
+    return inside.flatten(1)
+
+
 def _at(values: Tensor, cells: Tensor) -> Tensor:
-    """Return values (B, N, X) at cells (B, C): (B, C, X)."""
-    return values.gather(1, cells[..., None].expand(-1, -1, values.shape[2]))
+    """Return values (B, N, …) at cells (B, C): (B, C, …)."""
+    return values.gather(1, cells.view(*cells.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:]))
 
 
 def _padded(told: _Told) -> _Told:

@@ -16,8 +16,8 @@ BLOCK = 32
 _BELOW_ONE = 1.0 - 2.0**-23
 _DOUBT = 0.005
 """A chance that is as far from 0 and from 1 is in doubt."""
-_NEARLY_WHOLE = 0.05
-"""What is expected of something to be found in some cells is made a whole number, where it is as near to one."""
+_NEARLY = 0.3
+"""As many things are expected as there are, where they are as nearly."""
 _PATH = 4
 """Cells in doubt hang together over up to 2 to the power of so many steps."""
 
@@ -82,14 +82,15 @@ def in_doubt(chances: Tensor) -> Tensor:
     return chances.amax(-1) < (1.0 - _DOUBT) * chances.sum(-1)
 
 
-def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) -> Tensor:
+def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, now: Tensor, watched: Tensor) -> Tensor:
     """Return indices (B, C) from chances (B, C, V) of cells at places (B, C, 2), so that what is somewhere among
     neighbours is there once.
 
     Drawn each by itself, a thing that may have gone to one of five cells would be in none of them, or in two, at every
     third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn by one draw, for the
     outcome that they share: systematic sampling (Madow 1949), which keeps the chance of every cell, and of which as
-    many are drawn as are expected. Where that is nearly a whole number, it is made one.
+    many are drawn as are expected. Where about as many are expected as there are `now` (B, C), and all cells beside
+    them are `watched` (B, C), they are made as many.
     """
     chances = chances / chances.sum(-1, keepdim=True).clamp(min=1e-12)
     mates = _touching(places, counted).to(chances.dtype)
@@ -101,11 +102,7 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) ->
     most, shared = weight.max(-1)
     is_shared = most > 0
     mates = mates * (shared[:, :, None] == shared[:, None]) * (is_shared[:, :, None] & is_shared[:, None])
-    chance = chances.gather(-1, shared[..., None])
-    expected = mates @ chance
-    whole = expected.round()
-    is_whole = (whole > 0) & ((expected - whole).abs() < _NEARLY_WHOLE)
-    chance = torch.where(is_whole, chance * whole / expected.clamp(min=1e-12), chance)
+    chance = _kept(chances.gather(-1, shared[..., None]), mates, now == shared, watched)
     before = (mates.tril(-1) @ chance)[..., 0]
     chance = chance[..., 0]
     first = mates.argmax(-1)
@@ -117,20 +114,34 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor) ->
     return torch.where(is_shared, torch.where(at < chance, shared, others), inverted(chances, draws))
 
 
-def together_in_worlds(chances: Tensor, places: Tensor, draws: Tensor, worlds: Tensor) -> Tensor:
-    """Return the same for cells (n,) of several worlds: indices from chances (n, V), places (n, 2), and draws (n,), of
-    worlds (n,) in rising order.
+def _kept(chance: Tensor, mates: Tensor, holds: Tensor, watched: Tensor) -> Tensor:
+    """Return the chances (B, C, 1) of what cells share, by which as many are expected among mates (B, C, C) as hold it
+    (B, C), where that is nearly so and none could have left unwatched.
+    """
+    expected = mates @ chance
+    held = mates @ holds[..., None].to(chance.dtype)
+    unwatched = mates @ (holds & ~watched)[..., None].to(chance.dtype)
+    is_kept = (held > 0) & (unwatched == 0) & ((expected - held).abs() < _NEARLY)
+    return torch.where(is_kept, (chance * held / expected.clamp(min=1e-12)).clamp(max=1.0), chance)
+
+
+def together_in_worlds(worlds: Tensor, *of_cells: Tensor) -> Tensor:
+    """Return the same for cells (n,) of several worlds (n,), in rising order: all that `together` is told, but which
+    count, of cells (n, …).
     """
     if not len(worlds):
         return worlds
     number = torch.arange(len(worlds), device=worlds.device) - torch.searchsorted(worlds, worlds)
     num_worlds, most = int(worlds[-1]) + 1, int(number.max()) + 1
-    of_worlds = []
-    for each in (chances, places, draws, torch.ones_like(worlds, dtype=torch.bool)):
-        padded = each.new_zeros(num_worlds, most, *each.shape[1:])
-        padded[worlds, number] = each
-        of_worlds.append(padded)
-    return together(*of_worlds)[worlds, number]
+
+    def padded(of: Tensor) -> Tensor:
+        by_world = of.new_zeros(num_worlds, most, *of.shape[1:])
+        by_world[worlds, number] = of
+        return by_world
+
+    chances, places, draws, now, watched = map(padded, of_cells)
+    counted = padded(torch.ones_like(worlds, dtype=torch.bool))
+    return together(chances, places, draws, counted, now, watched)[worlds, number]
 
 
 def _touching(places: Tensor, counted: Tensor) -> Tensor:

@@ -18,12 +18,23 @@ def stands_at(y: int, x: int, *, stays: float = 0.75, ground: tuple[int, ...] = 
     return places, chances
 
 
-def drawn(cells: list[tuple[Tensor, Tensor]], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return what was drawn (DRAWS, C) in as many worlds, and the chances (C, V)."""
+def drawn(cells: list[tuple[Tensor, Tensor]], seed: int = 0, *, watched: bool = True) -> tuple[Tensor, Tensor]:
+    """Return what was drawn (DRAWS, C) in as many worlds, and the chances (C, V). In the first cell of each five, and
+    of nothing else, there is an animal now.
+    """
     places, chances = (torch.cat(each) for each in zip(*cells, strict=True))
     draws = torch.rand((DRAWS, len(places)), generator=torch.Generator().manual_seed(seed))
     counted = torch.ones_like(draws, dtype=torch.bool)
-    return together(chances.expand(DRAWS, -1, -1), places.expand(DRAWS, -1, -1), draws, counted), chances
+    now = torch.cat([torch.tensor([ANIMAL, *[GRASS] * 4]) if len(at) == 5 else torch.zeros(len(at)) for at, _ in cells])
+    found = together(
+        chances.expand(DRAWS, -1, -1),
+        places.expand(DRAWS, -1, -1),
+        draws,
+        counted,
+        now.long().expand(DRAWS, -1),
+        counted & watched,
+    )
+    return found, chances
 
 
 def test_an_animal_is_in_one_of_the_cells_to_which_it_may_have_gone_whatever_the_ground() -> None:
@@ -47,15 +58,20 @@ def test_what_is_far_from_each_other_is_drawn_apart() -> None:
     assert abs(float(torch.corrcoef(stays.T)[0, 1])) < 0.02
 
 
-def test_what_is_expected_is_made_whole_only_where_it_nearly_is() -> None:
+def test_what_nothing_could_have_become_of_is_still_there() -> None:
     places, chances = stands_at(5, 5)
-    nearly, hardly = chances.clone(), chances.clone()
-    nearly[0, ANIMAL], nearly[0, GRASS] = 0.72, 0.28
-    hardly[0, ANIMAL], hardly[0, GRASS] = 0.6, 0.4
-    assert ((drawn([(places, nearly)])[0] == ANIMAL).sum(1) == 1).all()
-    number = (drawn([(places, hardly)])[0] == ANIMAL).sum(1)
-    assert set(number.tolist()) == {0, 1}
-    assert abs(float(number.float().mean()) - 0.85) < 0.01
+    less = chances.clone()
+    less[0, ANIMAL], less[0, GRASS] = 0.6, 0.4
+    assert ((drawn([(places, less)])[0] == ANIMAL).sum(1) == 1).all()
+    number = (drawn([(places, less)], watched=False)[0] == ANIMAL).sum(1)
+    assert set(number.tolist()) == {0, 1} and abs(float(number.float().mean()) - 0.85) < 0.01, "it may have left"
+
+
+def test_what_is_not_there_yet_comes_as_often_as_it_is_expected() -> None:
+    places = torch.stack([torch.zeros(6, dtype=torch.int64), torch.arange(6)], dim=-1)
+    chances = torch.tensor([0.0, 0.0, 0.84, 0.16, 0.0]).expand(6, -1)
+    grown = (drawn([(places, chances)])[0] == TREE).sum(1)
+    assert set(grown.tolist()) == {0, 1} and abs(float(grown.float().mean()) - 0.96) < 0.01
 
 
 def test_a_cell_that_shares_its_doubt_with_none_is_drawn_by_itself() -> None:
@@ -72,14 +88,14 @@ def test_what_is_not_counted_changes_nothing_and_neither_do_other_worlds() -> No
     places, chances = (torch.cat(each) for each in zip(*cells, strict=True))
     draws = torch.rand((2, 10), generator=torch.Generator().manual_seed(1))
     counted = torch.tensor([[True] * 10, [True] * 5 + [False] * 5])
-    both = together(chances.expand(2, -1, -1), places.expand(2, -1, -1), draws, counted)
-    alone = together(chances[None, :5], places[None, :5], draws[1:, :5], counted[1:, :5])
-    assert torch.equal(both[1, :5], alone[0])
-    rows = counted.nonzero()
-    listed = together_in_worlds(chances[rows[:, 1]], places[rows[:, 1]], draws[counted], rows[:, 0])
-    assert torch.equal(listed, both[counted])
-    nobody = torch.zeros(0, dtype=torch.int64)
-    assert not len(together_in_worlds(chances[:0], places[:0], draws[0, :0], nobody))
+    now = torch.where(torch.arange(10) % 5 == 0, ANIMAL, GRASS).expand(2, -1)
+    told = (chances.expand(2, -1, -1), places.expand(2, -1, -1), draws, now, torch.ones_like(counted))
+    both = together(*told[:3], counted, *told[3:])
+    alone = [each[1:, :5] for each in told]
+    assert torch.equal(both[1, :5], together(*alone[:3], counted[1:, :5], *alone[3:])[0])
+    assert torch.equal(together_in_worlds(counted.nonzero()[:, 0], *(each[counted] for each in told)), both[counted])
+    nobody = torch.zeros_like(counted)
+    assert not len(together_in_worlds(nobody.nonzero()[:, 0], *(each[nobody] for each in told)))
 
 
 def test_what_is_not_shared_is_drawn_by_each_cell_itself() -> None:
