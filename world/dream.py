@@ -359,7 +359,7 @@ def watched(asked: Tensor, merge: Tensor, height: int, width: int) -> Tensor:
     """Return which cells (B, A·P) are drawn with all four beside them, of those asked for (B, A·P), each in the window
     of one agent, as `merge` says.
     """
-    drawn = asked.gather(1, merge).unflatten(1, (-1, height, width))
+    drawn = asked.gather(1, merge).view(len(merge), -1, height, width)
     beside = torch.nn.functional.pad(drawn, (1, 1, 1, 1))
     rows, cols = beside[..., 1:-1], beside[..., 1:-1, :]
     inside = drawn & rows[..., :-2, :] & rows[..., 2:, :] & cols[..., :-2] & cols[..., 2:]
