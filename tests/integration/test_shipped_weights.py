@@ -14,7 +14,7 @@ def _judged(protocol: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]
         source=start_path("homestead-tiny"),
         protocol=protocol,
         world="homestead",
-        seeds="200-205",
+        seeds="200-203",
         ticks=None,
         tokenizer=None,
         quick=True,

@@ -6,7 +6,7 @@ from torch import Tensor
 from world.sampling import in_doubt, inverted, sample, together, together_in_worlds
 
 GRASS, FLOOR, SAPLING, TREE, ANIMAL = range(5)
-DRAWS = 40_000
+DRAWS = 20_000
 
 
 def stands_at(y: int, x: int, *, stays: float = 0.75, ground: tuple[int, ...] = (GRASS,) * 5) -> tuple[Tensor, Tensor]:
