@@ -25,9 +25,11 @@ from world.warmup import WarmupConfig
 
 _SHORT_CHUNKS = WorldHostConfig(chunk_ticks=8)
 """For runs of minutes: what worlds hold back is little, so collection need not be far ahead of the learner."""
-_HOMESTEAD_LIVES = ("mixed", "mixed", "mixed", "market", "barterer", "meddler")
-"""By which recorded homesteads are lived in: half as those that people host, and half so that what seldom happens in
-them is met: gifts, exchanges of little, and acts in the way of others."""
+_HOMESTEADS = RecordingConfig(
+    most_lived_ticks=4_000, policies=("mixed", "mixed", "mixed", "market", "barterer", "meddler")
+)
+"""Half are lived in as those that people host, and half so that what seldom happens in them is met: gifts, exchanges of
+little, and acts in the way of others."""
 
 
 def homestead_tiny() -> RunConfig:
@@ -44,14 +46,7 @@ def homestead_tiny() -> RunConfig:
         replay=ReplayConfig(
             budget_bytes=1 << 29, chunk_ticks=_SHORT_CHUNKS.chunk_ticks, segments=SegmentConfig(quota_bytes=2 << 30)
         ),
-        recording=RecordingConfig(
-            num_worlds=512,
-            world_ticks=1_000,
-            most_lived_ticks=4_000,
-            policies=_HOMESTEAD_LIVES,
-            num_processes=2,
-            budget_bytes=9 << 29,
-        ),
+        recording=replace(_HOMESTEADS, num_worlds=512, world_ticks=1_000, num_processes=2, budget_bytes=9 << 29),
     )
 
 
@@ -70,13 +65,7 @@ def homestead_small() -> RunConfig:
         learner=LearnerConfig(batch_sequences=128, sequence_ticks=4, learning_rate=6e-4, own_errors=0.32),
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=16384, max_ahead_items=65536, max_insert_items=1024),
         replay=ReplayConfig(budget_bytes=4 << 30),
-        recording=RecordingConfig(
-            num_worlds=128,
-            most_lived_ticks=4_000,
-            policies=_HOMESTEAD_LIVES,
-            num_processes=8,
-            budget_bytes=3 << 30,
-        ),
+        recording=replace(_HOMESTEADS, num_worlds=128, num_processes=8, budget_bytes=3 << 30),
     )
 
 
@@ -102,13 +91,7 @@ def homestead_base() -> RunConfig:
         limiter=LimiterConfig(samples_per_insert=4.0, min_items=65536, max_ahead_items=262144, max_insert_items=4096),
         loop=LoopConfig(publish_every_steps=500, evaluate_every_s=300.0, checkpoint_every_s=600.0),
         replay=ReplayConfig(budget_bytes=8 << 30),
-        recording=RecordingConfig(
-            num_worlds=256,
-            most_lived_ticks=4_000,
-            policies=_HOMESTEAD_LIVES,
-            num_processes=8,
-            budget_bytes=9 << 30,
-        ),
+        recording=replace(_HOMESTEADS, num_worlds=256, num_processes=8, budget_bytes=9 << 30),
     )
 
 

@@ -105,10 +105,11 @@ class _Scene(NamedTuple):
     places: Tensor
     """(B, A·P, 2)"""
     draws: Tensor
+    """(B, A·P)"""
     now: Tensor
-    """Tokens before the tick."""
+    """(B, A·P) tokens before the tick."""
     watched: Tensor
-    """Whether the cell and all four beside it are drawn."""
+    """(B, A·P) whether the cell and all four beside it are drawn."""
 
 
 class Dreamer:

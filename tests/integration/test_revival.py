@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from tests.evaluation_cases import every_look
 from tests.model_cases import small_config, stirred_model
@@ -16,6 +17,28 @@ from world.warmup import spec_of
 ENV = "homestead:20x20x2"
 
 
+def _reviver(weights: dict[str, Tensor]) -> Reviver:
+    return Reviver(
+        env_name=ENV,
+        num_agents=2,
+        model_config=small_config(),
+        weights=weights,
+        weights_version=3,
+        tokenizer=every_look(spec_of(ENV).layout),
+        tick=TickConfig(),
+    )
+
+
+def _both() -> tuple[Ticker, Reviver]:
+    """Return who dreams here and who does in processes that are killed, of the same weights."""
+    spec = spec_of(ENV)
+    tokenizer = every_look(spec.layout)
+    weights = stirred_model(spec, tokenizer.vocab_size).state_dict()
+    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
+    ticker.load_weights(weights, 3)
+    return ticker, _reviver(weights)
+
+
 def _dreams(ticker: Ticker, count: int) -> list[Snapshot]:
     worlds = [begin(WorldId(f"w{i}"), env_name=ENV, seed=i, memory_size=4) for i in range(count)]
     for _ in range(5):
@@ -24,21 +47,8 @@ def _dreams(ticker: Ticker, count: int) -> list[Snapshot]:
 
 
 def test_killed_and_restored_dreams_end_where_warm_ones_do() -> None:
-    spec = spec_of(ENV)
-    tokenizer = every_look(spec.layout)
-    weights = stirred_model(spec, tokenizer.vocab_size).state_dict()
-    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
-    ticker.load_weights(weights, 3)
+    ticker, reviver = _both()
     dreams, actions = _dreams(ticker, 3), np.random.default_rng(0).integers(10, size=(8, 3, 2), dtype=np.int32)
-    reviver = Reviver(
-        env_name=ENV,
-        num_agents=2,
-        model_config=small_config(),
-        weights=weights,
-        weights_version=3,
-        tokenizer=tokenizer,
-        tick=TickConfig(),
-    )
     restored = reviver.play(dreams, actions, kill_after=4)
     warm = [
         LiveWorld(WorldId(f"warm-{i}"), ENV, fork_dream(dream, seed=dream.seed), None, None)
@@ -51,38 +61,15 @@ def test_killed_and_restored_dreams_end_where_warm_ones_do() -> None:
 
 
 def test_a_host_that_is_not_done_in_time_is_killed_which_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = spec_of(ENV)
-    tokenizer = every_look(spec.layout)
-    weights = stirred_model(spec, tokenizer.vocab_size).state_dict()
-    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
-    ticker.load_weights(weights, 3)
-    reviver = Reviver(
-        env_name=ENV,
-        num_agents=2,
-        model_config=small_config(),
-        weights=weights,
-        weights_version=3,
-        tokenizer=tokenizer,
-        tick=TickConfig(),
-    )
+    ticker, reviver = _both()
     monkeypatch.setattr(revival, "_HOSTED_WITHIN_S", 0.01)
     with pytest.raises(StoreError, match=r"not done within 0\.01 s: it said nothing"):
         reviver.play(_dreams(ticker, 1), np.zeros((3, 1, 2), np.int32), kill_after=1)
 
 
 def test_a_host_that_cannot_host_says_why() -> None:
-    spec = spec_of(ENV)
-    tokenizer = every_look(spec.layout)
-    ticker = Ticker(spec, tokenizer, TickConfig(), small_config())
-    reviver = Reviver(
-        env_name=ENV,
-        num_agents=2,
-        model_config=small_config(),
-        weights={"nothing": stirred_model(spec, 9).state_dict()["dynamics.table.weight"]},
-        weights_version=3,
-        tokenizer=tokenizer,
-        tick=TickConfig(),
-    )
+    ticker, _ = _both()
+    reviver = _reviver({"nothing": stirred_model(spec_of(ENV), 9).state_dict()["dynamics.table.weight"]})
     actions = np.zeros((2, 1, 2), np.int32)
     with pytest.raises(StoreError, match=r"before it could be killed: .*weights are of another model"):
         reviver.play(_dreams(ticker, 1), actions, kill_after=1)
