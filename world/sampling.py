@@ -87,13 +87,13 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, no
     neighbours is there once.
 
     Drawn each by itself, a thing that may have gone to one of five cells would be in none of them, or in two, at every
-    third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn by one draw, for the
-    outcome that they share: systematic sampling (Madow 1949), which keeps the chance of every cell, and of which as
-    many are drawn as are expected. Where about as many are expected as there are `now` (B, C), and all cells beside
-    them are `watched` (B, C), they are made as many.
+    third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn for the outcome that they
+    share: those beside what holds it `now` (B, C) by one draw, and so are others. By systematic sampling (Madow 1949),
+    which keeps the chance of every cell, and of which as many are drawn as are expected. Where about as many are
+    expected as there are now, and all cells beside them are `watched` (B, C), they are made as many.
     """
     chances = chances / chances.sum(-1, keepdim=True).clamp(min=1e-12)
-    mates = _touching(places, counted).to(chances.dtype)
+    mates = _joined(_apart(places).amax(-1) <= 1, counted).to(chances.dtype)
     doubtful = ((chances > _DOUBT) & (chances < 1.0 - _DOUBT)).to(chances.dtype)
     count, expected = mates @ doubtful, mates @ (chances * doubtful)
     # Most of the doubt is about it, and in most cells it is not: what moves, rather than what it moves over.
@@ -101,9 +101,13 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, no
     weight = torch.where((doubtful > 0) & (count > 1.5), doubt * (1.0 - expected / count.clamp(min=1.0)), 0.0)
     most, shared = weight.max(-1)
     is_shared = most > 0
-    mates = mates * (shared[:, :, None] == shared[:, None]) * (is_shared[:, :, None] & is_shared[:, None])
-    chance = _kept(chances.gather(-1, shared[..., None]), mates, now == shared, watched)
-    before = (mates.tril(-1) @ chance)[..., 0]
+    alike = (shared[:, :, None] == shared[:, None]) & is_shared[:, :, None] & is_shared[:, None]
+    holds = now == shared
+    reached = _reached(places, alike, holds)
+    mates = _mates(places, alike, reached)
+    chance = _kept(chances.gather(-1, shared[..., None]), mates, holds, watched)
+    order = _order(reached)
+    before = ((mates * (order[:, None] < order[:, :, None])) @ chance)[..., 0]
     chance = chance[..., 0]
     first = mates.argmax(-1)
     at = (draws.gather(-1, first) - before) % 1.0
@@ -144,10 +148,41 @@ def together_in_worlds(worlds: Tensor, *of_cells: Tensor) -> Tensor:
     return together(chances, places, draws, counted, now, watched)[worlds, number]
 
 
-def _touching(places: Tensor, counted: Tensor) -> Tensor:
-    """Return whether cells at places (B, C, 2) hang together (B, C, C), from one that counts (B, C) to the next."""
-    near = ((places[:, :, None] - places[:, None]).abs() <= 1).all(-1)
-    joined = (near & counted[:, :, None] & counted[:, None]).float()
+def _reached(places: Tensor, alike: Tensor, holds: Tensor) -> Tensor:
+    """Return which cells (B, C, C), or one beside them, hold (B, C) what they share with it (B, C, C): the latter of
+    the cells.
+    """
+    return (_apart(places).sum(-1) <= 1) & alike & holds[:, None]
+
+
+def _mates(places: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
+    """Return which cells (B, C, C) are drawn by one draw, of those that are `alike`: what is `reached` from one that
+    holds what they share, and what touches each other and is reached from none.
+    """
+    is_near = _apart(places).amax(-1) <= 1
+    lone = ~reached.any(-1)
+    links = reached | reached.transpose(1, 2) | (is_near & lone[:, :, None] & lone[:, None])
+    return _joined(links & alike, alike.diagonal(dim1=1, dim2=2)).to(torch.float32)
+
+
+def _order(reached: Tensor) -> Tensor:
+    """Return numbers (B, C) that put cells in a row in which all that is reached from one cell (B, C, C) lies together,
+    and what is reached from two lies between them.
+    """
+    count = reached.shape[-1]
+    index = torch.arange(count, device=reached.device, dtype=torch.float32)
+    middle = (reached.float() @ index) / reached.sum(-1).clamp(min=1)
+    return middle + index / (2 * count * count)
+
+
+def _apart(places: Tensor) -> Tensor:
+    """Return the rows and columns (B, C, C, 2) between places (B, C, 2)."""
+    return (places[:, :, None] - places[:, None]).abs()
+
+
+def _joined(links: Tensor, counted: Tensor) -> Tensor:
+    """Return whether cells hang together (B, C, C) by links (B, C, C), from one that counts (B, C) to the next."""
+    joined = (links & counted[:, :, None] & counted[:, None]).float()
     for _ in range(_PATH):
         joined = (joined @ joined).clamp(max=1.0)
     return joined

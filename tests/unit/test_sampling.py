@@ -67,6 +67,39 @@ def test_what_nothing_could_have_become_of_is_still_there() -> None:
     assert set(number.tolist()) == {0, 1} and abs(float(number.float().mean()) - 0.85) < 0.01, "it may have left"
 
 
+def test_what_may_come_from_out_of_sight_takes_nothing_from_what_is_there() -> None:
+    chance = {(5, 5): 0.75, **dict.fromkeys([(4, 5), (5, 4), (5, 6), (6, 5)], 0.0625)}
+    comes = dict.fromkeys([(y, 7) for y in range(3, 8)], 0.06)
+    found, places = drawn_in_rows(chance | comes, {(5, 5)})
+    its = torch.tensor([place in chance for place in places])
+    assert (found[:, its].sum(1) == 1).all()
+    torch.testing.assert_close(found[:, ~its].float().mean(0), torch.full((5,), 0.06), rtol=0.0, atol=0.01)
+
+
+def test_two_that_may_go_to_one_cell_are_two_each_in_one_of_its_own() -> None:
+    first, second = [(4, 5), (5, 4), (6, 5)], [(4, 7), (5, 8), (6, 7)]
+    chance = {(5, 5): 0.75, (5, 7): 0.75, (5, 6): 0.125, **dict.fromkeys(first + second, 0.0625)}
+    found, places = drawn_in_rows(chance, {(5, 5), (5, 7)})
+    assert (found.sum(1) == 2).all()
+    for own in ([(5, 5), *first], [(5, 7), *second]):
+        assert (found[:, torch.tensor([place in own for place in places])].sum(1) <= 1).all()
+
+
+def drawn_in_rows(
+    chance: dict[tuple[int, int], float], holds: set[tuple[int, int]]
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Return in which cells (DRAWS, C) an animal was drawn, by its chance at each place, and the places row by row."""
+    places = sorted(chance)
+    is_animal = torch.tensor([chance[place] for place in places])
+    chances = torch.zeros(len(places), 5)
+    chances[:, ANIMAL], chances[:, GRASS] = is_animal, 1.0 - is_animal
+    now = torch.tensor([ANIMAL if place in holds else GRASS for place in places])
+    draws = torch.rand((DRAWS, len(places)), generator=torch.Generator().manual_seed(2))
+    counted = torch.ones_like(draws, dtype=torch.bool)
+    told = (each.expand(DRAWS, *each.shape) for each in (chances, torch.tensor(places)))
+    return together(*told, draws, counted, now.expand(DRAWS, -1), counted) == ANIMAL, places
+
+
 def test_what_is_not_there_yet_comes_as_often_as_it_is_expected() -> None:
     places = torch.stack([torch.zeros(6, dtype=torch.int64), torch.arange(6)], dim=-1)
     chances = torch.tensor([0.0, 0.0, 0.84, 0.16, 0.0]).expand(6, -1)
