@@ -162,6 +162,8 @@ class Learner:
         finite = math.isfinite(norm)
         if finite:
             self._optimizer.step(self.config.schedule.share(self.step + 1, done))
+            if self.model.dynamics.has_pose:
+                self.model.habits.note({name: column[:, self.config.past_ticks :] for name, column in columns.items()})
         self.step += 1
         self._update_average()
         return StepMetrics(

@@ -20,6 +20,7 @@ from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array
 from world.errors import ConfigError
 from world.field import UNSEEN, Uint16Array
 from world.model.frozen import frozen, refresh
+from world.model.habits import kinds_of, tokens_beside
 from world.model.precision import Precision, computing, dtype_of
 from world.model.query import Answer, Query
 from world.model.slots import Slots, steps_of
@@ -110,6 +111,10 @@ class _Scene(NamedTuple):
     """(B, A·P) tokens before the tick."""
     watched: Tensor
     """(B, A·P) whether the cell and all four beside it are drawn."""
+    kinds: Tensor
+    """(B, A·P) by which it is told what can never be there."""
+    beside: Tensor
+    """(B, A·P, 5) tokens before the tick, there and in the four cells beside it."""
 
 
 class Dreamer:
@@ -231,7 +236,15 @@ class Dreamer:
         places = places_of(slots.poses, height, width, shared=self._model.dynamics.has_pose).flatten(1, 2)
         turn = reveal_order(places, passes, draws[:, 0, 3])
         chance = draws[..., OWN_DRAWS + slots.status.shape[2] :].flatten(1)
-        scene = _Scene(places, chance, slots.tokens[..., 0].flatten(1), watched(asked, told.merge, height, width))
+        now = slots.tokens[..., 0]
+        scene = _Scene(
+            places,
+            chance,
+            now.flatten(1),
+            watched(asked, told.merge, height, width),
+            kinds_of(now, slots.ages[..., -1], slots.poses, displacement).flatten(1),
+            tokens_beside(now).flatten(1, 3),
+        )
         answered = torch.full_like(told.merge, mask)
         for number in range(passes):
             if number:
@@ -248,13 +261,14 @@ class Dreamer:
         """
         known = scene.now != UNSEEN
         if self._config.compiled:
-            chances = self._chances(answer.token_logits().flatten(1, 3))
+            chances = self._possible(answer.token_logits().flatten(1, 3), scene.kinds, scene.beside)
             answered = torch.where(asked, inverted(chances, scene.draws), answered)
             unsure = asked & known & in_doubt(chances)
             cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
             counted = unsure.gather(1, cells)
-            places, draws, now, seen = (_at(of, cells) for of in scene)
-            shared = together(_at(chances, cells), places, draws, counted, now, seen)
+            there = _Scene(*(_at(of, cells) for of in scene))
+            told = (there.places, there.draws, counted, there.now, there.watched)
+            shared = together(_at(chances, cells), *told)
             return answered.scatter(1, cells, torch.where(counted, shared, answered.gather(1, cells)))
         rows = asked.flatten().nonzero()[:, 0]
         if not len(rows):
@@ -262,16 +276,22 @@ class Dreamer:
         drawn: list[Tensor] = []
         doubt: list[Tensor] = []
         doubtful: list[Tensor] = []
+        flat = _Scene(*(of.flatten(0, 1) for of in scene))
         for cells in at_once(rows):
-            chances = self._chances(answer.token_logits(cells))
-            drawn.append(inverted(chances, scene.draws.flatten()[cells]))
+            chances = self._possible(answer.token_logits(cells), flat.kinds[cells], flat.beside[cells])
+            drawn.append(inverted(chances, flat.draws[cells]))
             doubt.append(in_doubt(chances) & known.flatten()[cells])
             doubtful.append(chances[doubt[-1]])
         answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
         cells = rows[torch.cat(doubt)[: len(rows)]]
-        told = (of.flatten(0, 1)[cells] for of in scene)
+        told = (of[cells] for of in (flat.places, flat.draws, flat.now, flat.watched))
         shared = together_in_worlds(cells // asked.shape[1], torch.cat(doubtful)[: len(cells)], *told)
         return answered.index_copy(0, cells, shared).view_as(asked)
+
+    def _possible(self, logits: Tensor, kinds: Tensor, beside: Tensor) -> Tensor:
+        """Return the chances (…, V) of cells by logits (…, V), of what was ever seen to be there."""
+        assert self._ready is not None
+        return self._chances(self._ready.habits.barred(logits, kinds, beside))
 
     def _moved(self, moves: Tensor, slots: Slots, draws: Tensor, second_draws: Tensor) -> Tensor:
         """Return displacement classes (B, A) drawn from logits (B, A, 10), each by itself, as the model believes.

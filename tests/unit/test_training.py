@@ -82,6 +82,7 @@ def test_a_training_may_begin_with_the_weights_of_another(tmp_path: Path, data: 
     assert train(plan, command="").step == 3, "it goes on from its own checkpoint"
     after, made = restore(tmp_path / "again").weights, load_newest(tmp_path / "again" / "checkpoints").manifest.made
     assert made["start"] == plan.start
+    assert (after.pop("habits.counts") > before.pop("habits.counts")).any(), "it goes on to count"
     assert max(float((after[name] - before[name]).abs().max()) for name in before) < 0.1
     assert any((after[name] != before[name]).any() for name in before)
 

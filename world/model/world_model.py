@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from world.envs.grounded import EnvSpec
 from world.errors import ConfigError
 from world.model.dynamics import NUM_IDENTITIES, Dynamics, DynamicsConfig, Encoded
+from world.model.habits import Habits
 from world.model.heads import ContinuationHead, RewardHead, symlog
 from world.model.memory.recurrent import RecurrentMemory
 from world.model.policy import Policy, Reader, Value
@@ -87,7 +88,7 @@ def base() -> WorldModelConfig:
 
 
 class WorldModel(nn.Module):
-    """Dynamics, reward, continuation, recurrent memory, policy and value over one vocabulary."""
+    """Dynamics, reward, continuation, recurrent memory, policy, value and habits of tokens over one vocabulary."""
 
     def __init__(
         self, config: WorldModelConfig, spec: EnvSpec, vocab_size: int, *, num_tokens: int | None = None
@@ -121,6 +122,7 @@ class WorldModel(nn.Module):
         self.reader = Reader(width)
         self.policy = Policy(width, spec.num_actions)
         self.value = Value(width, config.num_bins)
+        self.habits = Habits(vocab_size)
 
     @property
     def mask(self) -> int:
