@@ -267,8 +267,7 @@ class Dreamer:
             cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
             counted = unsure.gather(1, cells)
             there = _Scene(*(_at(of, cells) for of in scene))
-            told = (there.places, there.draws, counted, there.now, there.watched)
-            shared = together(_at(chances, cells), *told)
+            shared = together(_at(chances, cells), there.places, there.draws, counted, there.now, there.watched)
             return answered.scatter(1, cells, torch.where(counted, shared, answered.gather(1, cells)))
         rows = asked.flatten().nonzero()[:, 0]
         if not len(rows):
@@ -284,8 +283,15 @@ class Dreamer:
             doubtful.append(chances[doubt[-1]])
         answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
         cells = rows[torch.cat(doubt)[: len(rows)]]
-        told = (of[cells] for of in (flat.places, flat.draws, flat.now, flat.watched))
-        shared = together_in_worlds(cells // asked.shape[1], torch.cat(doubtful)[: len(cells)], *told)
+        there = _Scene(*(of[cells] for of in flat))
+        shared = together_in_worlds(
+            cells // asked.shape[1],
+            torch.cat(doubtful)[: len(cells)],
+            there.places,
+            there.draws,
+            there.now,
+            there.watched,
+        )
         return answered.index_copy(0, cells, shared).view_as(asked)
 
     def _possible(self, logits: Tensor, kinds: Tensor, beside: Tensor) -> Tensor:
