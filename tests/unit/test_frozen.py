@@ -1,5 +1,7 @@
 """A frozen copy answers as its model does, with less work, and never touches it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from tests.model_cases import CountingEnv, random_slots, small_config, stirred_model
 from world.dream import DreamConfig, Dreamer, Dreamt, seen_afterwards
 from world.errors import ConfigError
+from world.field import NOW
 from world.model.blocks import GlobalBlock
 from world.model.frozen import frozen, refresh
 from world.model.precision import dtype_of
@@ -140,6 +143,8 @@ def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: t
     env = CountingEnv(num_agents=3)
     config = small_config(outcome_blocks=blocks)
     model, slots = stirred_model(env.spec, VOCAB, config), random_slots(env.spec, VOCAB, batch=3)
+    slots = replace(slots, ages=torch.full_like(slots.ages, int(NOW)))
+    model.habits.counts.copy_(_never(worn=3, carried=5))
     plain, compiled = (
         Dreamer(model, DreamConfig(passes=passes, precision="float32", compiled=each), margin=1, solid=solid)
         for each in (False, True)
@@ -152,8 +157,16 @@ def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: t
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=f"{name} {attempt}")
         np.testing.assert_allclose(got.rewards, expected.rewards, rtol=1e-3, atol=1e-3)
         model.load_state_dict(stirred_model(env.spec, VOCAB, config, seed=9).state_dict())
+        model.habits.counts.copy_(_never(worn=8, carried=4))
         for dreamer in (plain, compiled):
             dreamer.renew()
+
+
+def _never(*, worn: int, carried: int) -> torch.Tensor:
+    """Return counts (4, V) by which one token is seen at agents alone, and another comes from beside alone."""
+    counts = torch.full((4, VOCAB), 1000.0)
+    counts[1, worn] = counts[3, carried] = 0.0
+    return counts
 
 
 @compiles

@@ -273,3 +273,11 @@ def test_rates_are_those_of_dreams_less_what_truth_seems_to_break() -> None:
     assert rows["ivr_terrain"].value == 0.0 and rows["ivr_agents"].value == 0.5
     assert rows["ivr@1-8"].value == 0.25 and rows["ivr@9-9"].value == 1.0 - 0.0
     assert not scores.unexplained()
+
+
+def test_where_no_law_was_broken_it_is_as_sure_as_there_were_transitions() -> None:
+    whole = {law: np.zeros((4, 8), np.bool_) for law in LAWS}
+    for ticks, most in ((2, 0.057), (64, 0.0019)):
+        parts = {who: [(whole, tick) for tick in range(1, ticks + 1)] for who in ("truth", "ours")}
+        row = invariant_scores(joined(parts)).metrics["ivr"]
+        assert (row.value, row.low) == (0.0, 0.0) and row.high == pytest.approx(most, rel=0.03)
