@@ -166,13 +166,12 @@ def _mates(places: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
 
 
 def _order(reached: Tensor) -> Tensor:
-    """Return numbers (B, C) that put cells in a row in which all that is reached from one cell (B, C, C) lies together,
-    and what is reached from two lies between them.
+    """Return the turns (B, C) of cells in a row in which all that is reached from one cell (B, C, C) lies together, and
+    what is reached from two lies between them.
     """
-    count = reached.shape[-1]
-    index = torch.arange(count, device=reached.device, dtype=torch.float32)
+    index = torch.arange(reached.shape[-1], device=reached.device, dtype=torch.float32)
     middle = (reached.float() @ index) / reached.sum(-1).clamp(min=1)
-    return middle + index / (2 * count * count)
+    return middle.argsort(stable=True).argsort()
 
 
 def _apart(places: Tensor) -> Tensor:
