@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from world.dream import OWN_DRAWS, DreamConfig, Dreamer, at_once, seen_afterwards
+from world.dream import OWN_DRAWS, DreamConfig, Dreamer, at_once
 from world.errors import ConfigError
 from world.live import LiveWorld, begin, fork_dream
 from world.model.frozen import frozen
@@ -24,6 +24,7 @@ from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel, WorldModelConfig, small, tiny
 from world.sampling import draws_for, sample
+from world.sight import seen_afterwards
 from world.snapshot import WorldId
 from world.tick import TickConfig, Ticker
 from world.trajectory import STAY

@@ -20,12 +20,13 @@ from world.envs.grounded import BoolArray, Float32Array, Int32Array, Uint8Array
 from world.errors import ConfigError
 from world.field import UNSEEN, Uint16Array
 from world.model.frozen import frozen, refresh
-from world.model.habits import kinds_of, tokens_beside
+from world.model.habits import kinds_of
 from world.model.precision import Precision, computing, dtype_of
 from world.model.query import Answer, Query
-from world.model.slots import Slots, steps_of
+from world.model.slots import Slots
 from world.model.world_model import WorldModel
 from world.sampling import chances_of, draws_for, in_doubt, inverted, sample, together, together_in_worlds
+from world.sight import occupied, places_of, seen_afterwards, tokens_beside, watched
 from world.trajectory import ELSEWHERE, NUM_DISPLACEMENTS, STAY
 from world.window import owners, unmerged
 
@@ -295,9 +296,11 @@ class Dreamer:
         return answered.index_copy(0, cells, shared).view_as(asked)
 
     def _possible(self, logits: Tensor, kinds: Tensor, beside: Tensor) -> Tensor:
-        """Return the chances (…, V) of cells by logits (…, V), of what was ever seen to be there."""
+        """Return the chances (…, V) of cells by logits (…, V), without what is never there."""
         assert self._ready is not None
-        return self._chances(self._ready.habits.barred(logits, kinds, beside))
+        if self._ready.dynamics.has_pose:
+            logits = self._ready.habits.barred(logits, kinds, beside)
+        return self._chances(logits)
 
     def _moved(self, moves: Tensor, slots: Slots, draws: Tensor, second_draws: Tensor) -> Tensor:
         """Return displacement classes (B, A) drawn from logits (B, A, 10), each by itself, as the model believes.
@@ -332,45 +335,6 @@ def at_once(cells: Tensor) -> list[Tensor]:
     return [padded[first : first + _MOST_ROWS] for first in range(0, len(padded), _MOST_ROWS)]
 
 
-def seen_afterwards(poses: Tensor, displacement: Tensor, height: int, width: int, margin: int) -> Tensor:
-    """Return which cells (B, A, H, W) of the windows at poses (B, A, 2) somebody sees after moving by classes (B, A).
-
-    Views are windows less a margin.
-    """
-    moved = steps_of(displacement)
-    inside = []
-    for axis, size in enumerate((height, width)):
-        places = poses[..., axis, None] + torch.arange(size, device=poses.device) - size // 2
-        first = (poses + moved)[..., axis] - size // 2 + margin
-        from_first = places[..., None] - first[:, None, None]
-        inside.append((from_first >= 0) & (from_first < size - 2 * margin))
-    return (inside[0][:, :, :, None] & inside[1][:, :, None]).any(-1)
-
-
-def occupied(poses: Tensor, turns: Tensor, displacement: Tensor) -> Tensor:
-    """Return which displacement classes (B, A, 10) would bring agents at poses (B, A, 2) to a cell that another is on.
-
-    Who acted before, by turns (B, A), has moved by its class (B, A); who acts later has not. To stay is none of them.
-    """
-    classes = torch.arange(NUM_DISPLACEMENTS, device=poses.device)
-    has_acted = turns[:, None] < turns[:, :, None]
-    others = torch.where(has_acted[..., None], (poses + steps_of(displacement))[:, None], poses[:, None])
-    reached = poses[:, :, None] + steps_of(classes)
-    is_other = ~torch.eye(turns.shape[1], dtype=torch.bool, device=poses.device)
-    taken = (reached[:, :, :, None] == others[:, :, None]).all(-1) & is_other[:, None]
-    return taken.any(-1) & (classes != STAY)
-
-
-def places_of(poses: Tensor, height: int, width: int, *, shared: bool = True) -> Tensor:
-    """Return the places (B, A, P, 2) of cells of windows about poses (B, A, 2), far apart where no map is shared."""
-    rows, cols = (torch.arange(size, device=poses.device) - size // 2 for size in (height, width))
-    places = poses[:, :, None] + torch.cartesian_prod(rows, cols)
-    if shared:
-        return places
-    agents = torch.arange(poses.shape[1], device=poses.device)
-    return torch.stack([places[..., 0] + (2 * height * agents)[:, None], places[..., 1]], dim=-1)
-
-
 def reveal_order(places: Tensor, passes: int, draw: Tensor) -> Tensor:
     """Return the pass (B, …) in which each cell at places (B, …, 2) is revealed: neighbours in different ones.
 
@@ -380,17 +344,6 @@ def reveal_order(places: Tensor, passes: int, draw: Tensor) -> Tensor:
     colour = places[..., 0] + (2 if passes > 2 else 1) * places[..., 1]
     first = (draw * passes).long().view(-1, *[1] * (colour.dim() - 1))
     return (colour + first) % passes
-
-
-def watched(asked: Tensor, merge: Tensor, height: int, width: int) -> Tensor:
-    """Return which cells (B, A·P) are drawn with all four beside them, of those asked for (B, A·P), each in the window
-    of one agent, as `merge` says.
-    """
-    drawn = asked.gather(1, merge).view(len(merge), -1, height, width)
-    beside = torch.nn.functional.pad(drawn, (1, 1, 1, 1))
-    rows, cols = beside[..., 1:-1], beside[..., 1:-1, :]
-    inside = drawn & rows[..., :-2, :] & rows[..., 2:, :] & cols[..., :-2] & cols[..., 2:]
-    return inside.flatten(1)
 
 
 def _at(values: Tensor, cells: Tensor) -> Tensor:

@@ -87,10 +87,11 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, no
     neighbours is there once.
 
     Drawn each by itself, a thing that may have gone to one of five cells would be in none of them, or in two, at every
-    third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn for the outcome that they
-    share: those beside what holds it `now` (B, C) by one draw, and so are others. By systematic sampling (Madow 1949),
-    which keeps the chance of every cell, and of which as many are drawn as are expected. Where about as many are
-    expected as there are now, and all cells beside them are `watched` (B, C), they are made as many.
+    third tick. So cells in doubt that touch each other, of those that count (B, C), are drawn for one outcome, which
+    most of their doubt is about. Those that hold it `now` (B, C), with those beside them along rows and columns, are
+    drawn by one draw, and those that touch each other elsewhere by another: by systematic sampling (Madow 1949), which
+    keeps the chance of every cell, and of which as many are drawn as are expected. Where about as many are expected as
+    there are now, and all cells beside them are `watched` (B, C), they are made as many.
     """
     chances = chances / chances.sum(-1, keepdim=True).clamp(min=1e-12)
     mates = _joined(_apart(places).amax(-1) <= 1, counted).to(chances.dtype)
@@ -149,15 +150,15 @@ def together_in_worlds(worlds: Tensor, *of_cells: Tensor) -> Tensor:
 
 
 def _reached(places: Tensor, alike: Tensor, holds: Tensor) -> Tensor:
-    """Return which cells (B, C, C), or one beside them, hold (B, C) what they share with it (B, C, C): the latter of
-    the cells.
+    """Return whether from the first cell (B, C, C) the second is reached: that one is there or beside it, holds (B, C)
+    what it shares, and is `alike` (B, C, C).
     """
     return (_apart(places).sum(-1) <= 1) & alike & holds[:, None]
 
 
 def _mates(places: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
-    """Return which cells (B, C, C) are drawn by one draw, of those that are `alike`: what is `reached` from one that
-    holds what they share, and what touches each other and is reached from none.
+    """Return which cells (B, C, C) are drawn by one draw, of those that are `alike` (B, C, C): which have `reached` a
+    common one (B, C, C), or touch each other and have reached none.
     """
     is_near = _apart(places).amax(-1) <= 1
     lone = ~reached.any(-1)
@@ -166,8 +167,8 @@ def _mates(places: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
 
 
 def _order(reached: Tensor) -> Tensor:
-    """Return the turns (B, C) of cells in a row in which all that is reached from one cell (B, C, C) lies together, and
-    what is reached from two lies between them.
+    """Return the turns (B, C) of cells in a row in which all that have reached one cell (B, C, C) lie together, and
+    those that have reached two between them.
     """
     index = torch.arange(reached.shape[-1], device=reached.device, dtype=torch.float32)
     middle = (reached.float() @ index) / reached.sum(-1).clamp(min=1)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model_cases import CountingEnv, random_slots, stirred_model
-from world.dream import DreamConfig, Dreamer, Dreamt, places_of, reveal_order
+from world.dream import DreamConfig, Dreamer, Dreamt, reveal_order
 from world.errors import ConfigError
 from world.model.dynamics import Dynamics, Encoded, Outcome
 from world.model.slots import Slots
 from world.sampling import draws_for, sample
+from world.sight import places_of
 from world.trajectory import ELSEWHERE, STAY, displacement_of
 from world.window import views_after
 

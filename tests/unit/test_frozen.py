@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.model_cases import CountingEnv, random_slots, small_config, stirred_model
-from world.dream import DreamConfig, Dreamer, Dreamt, seen_afterwards
+from world.dream import DreamConfig, Dreamer, Dreamt
 from world.errors import ConfigError
 from world.field import NOW
 from world.model.blocks import GlobalBlock
@@ -18,6 +18,7 @@ from world.model.query import Query
 from world.model.slots import Slots
 from world.model.world_model import WorldModel
 from world.sampling import sample
+from world.sight import seen_afterwards
 from world.trajectory import displacement_of
 from world.window import views_after
 
@@ -163,9 +164,9 @@ def test_a_compiled_tick_is_one_program_and_the_same_tick(passes: int, blocks: t
 
 
 def _never(*, worn: int, carried: int) -> torch.Tensor:
-    """Return counts (4, V) by which one token is seen at agents alone, and another comes from beside alone."""
-    counts = torch.full((4, VOCAB), 1000.0)
-    counts[1, worn] = counts[3, carried] = 0.0
+    """Return counts (5, V) by which one token is seen at agents alone, and another comes from beside alone."""
+    counts = torch.full((5, VOCAB), 1000.0)
+    counts[1, worn] = counts[3, carried] = counts[4, carried] = 0.0
     return counts
 
 

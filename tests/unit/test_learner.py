@@ -16,6 +16,7 @@ from learner.schedule import Endless
 from tests.model_cases import homestead_rows, small_config
 from world.errors import CheckpointError, ConfigError
 from world.evaluation.one_step import HeldOut
+from world.model.habits import Habits
 
 Columns = Mapping[str, NDArray[np.generic]]
 
@@ -49,6 +50,19 @@ def test_the_loss_falls() -> None:
     for name in ("cells", "displacement", "status", "policy", "continuation"):
         assert last[name] < first[name], name
     assert learner.step == 40
+
+
+def test_a_step_counts_what_was_seen_at_the_ticks_that_it_asks_about() -> None:
+    learner, columns = _learner(past_ticks=3, own_errors=0.5), _columns(ticks=5)
+    wanted = Habits(learner.model.habits.counts.shape[1])
+    wanted.note({name: column[:, 3:] for name, column in columns.items()})
+    for step in range(1, 4):
+        learner.train_step(columns)
+        assert torch.equal(learner.model.habits.counts, step * wanted.counts), "whatever errors were put there"
+    learner.train_step({**columns, "rewards": np.full_like(columns["rewards"], np.nan)})
+    assert torch.equal(learner.model.habits.counts, 3 * wanted.counts), "not of a step that was left out"
+    never = wanted.counts == 0
+    assert torch.equal(learner.judged().habits.counts == 0, never), "averages keep what never happened"
 
 
 def test_a_step_reports_what_it_did() -> None:

@@ -85,19 +85,30 @@ def test_two_that_may_go_to_one_cell_are_two_each_in_one_of_its_own() -> None:
         assert (found[:, torch.tensor([place in own for place in places])].sum(1) <= 1).all()
 
 
+def test_of_many_none_is_lost() -> None:
+    chance: dict[tuple[int, int], float] = {}
+    holds = [(4 * y, 4 * x) for y in range(8) for x in range(8)]
+    for y, x in holds:
+        chance |= {(y, x): 0.75, **dict.fromkeys([(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)], 0.0625)}
+    found, places = drawn_in_rows(chance, set(holds), num_draws=50)
+    for y, x in holds:
+        its = torch.tensor([abs(at[0] - y) + abs(at[1] - x) <= 1 for at in places])
+        assert (found[:, its].sum(1) == 1).all()
+
+
 def drawn_in_rows(
-    chance: dict[tuple[int, int], float], holds: set[tuple[int, int]]
+    chance: dict[tuple[int, int], float], holds: set[tuple[int, int]], *, num_draws: int = DRAWS
 ) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Return in which cells (DRAWS, C) an animal was drawn, by its chance at each place, and the places row by row."""
+    """Return in which cells (draws, C) an animal was drawn, by its chance at each place, and the places row by row."""
     places = sorted(chance)
     is_animal = torch.tensor([chance[place] for place in places])
     chances = torch.zeros(len(places), 5)
     chances[:, ANIMAL], chances[:, GRASS] = is_animal, 1.0 - is_animal
     now = torch.tensor([ANIMAL if place in holds else GRASS for place in places])
-    draws = torch.rand((DRAWS, len(places)), generator=torch.Generator().manual_seed(2))
+    draws = torch.rand((num_draws, len(places)), generator=torch.Generator().manual_seed(2))
     counted = torch.ones_like(draws, dtype=torch.bool)
-    told = (each.expand(DRAWS, *each.shape) for each in (chances, torch.tensor(places)))
-    return together(*told, draws, counted, now.expand(DRAWS, -1), counted) == ANIMAL, places
+    told = (each.expand(num_draws, *each.shape) for each in (chances, torch.tensor(places)))
+    return together(*told, draws, counted, now.expand(num_draws, -1), counted) == ANIMAL, places
 
 
 def test_what_is_not_there_yet_comes_as_often_as_it_is_expected() -> None:

@@ -32,7 +32,9 @@ class Violations:
 def invariant_scores(found: Violations, *, horizons: tuple[int, ...] = (8, 64, 512), seed: int = 0) -> Scores:
     """Return `ivr`, the rate of transitions that break any law, `ivr_law` for each, and `ivr@a-b` by age of the dream.
 
-    What truth itself breaks is the reader's fault, not the dream's, and is taken from all.
+    What truth itself breaks is the reader's fault, not the dream's, and is taken from all. Worlds are resampled; where
+    that leaves less than so many independent transitions would, as where no law was broken, intervals are of those. As
+    what breaks a law may break it again at the next tick, this is the least that they can be.
     """
     metrics: dict[str, MetricRow] = {}
     reasons = {
@@ -78,7 +80,6 @@ def _rate(found: Violations, laws: list[str], first: int, last: int, seed: int) 
 
     own, ours = _share(rows("truth")), rows("ours")
     value, low, high = bootstrap(ours, lambda r: _share(r) - own, seed=seed)
-    # Where no world differs, and few do, it is still as wide as so many independent transitions make it.
     _, least, most = wilson(*ours.sum(axis=0))
     low, high = min(low, least - own), max(high, most - own)
     beside: dict[str, float | None] = dict.fromkeys(BASELINES)

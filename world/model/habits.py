@@ -1,14 +1,13 @@
-"""What tokens never do, as counted in all truth that was learned from.
+"""Habits: what tokens never do, as counted in all truth that was learned from.
 
 A network believes a little of everything, and what it believes of impossible things adds up over the cells and ticks of
 a dream. Three of them are told by counting, whatever tokens look like: some are seen where an agent is and nowhere
-else, some nowhere where an agent is, and some come to a cell from one beside it alone. What never happened in n cases
-happens in fewer than 3 / n, with a confidence of 95% (Hanley and Lippman-Hand 1983, "If nothing goes wrong, is
-everything all right?").
+else, some never where an agent is, and some come to a cell only from one beside it, which they leave.
 
-Axes: B worlds, A agents, H × W cells of a window, V tokens.
+Axes: R rows, A agents, H × W cells of a window, V tokens.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,99 +17,90 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from world.field import NOW, UNSEEN
-from world.model.slots import places_in_windows, steps_of
+from world.field import UNSEEN
+from world.sight import in_sight, stood_on_afterwards, tokens_beside
 from world.trajectory import ELSEWHERE
 
 _ENOUGH: Final = 300
-"""Cases from which on what never happened never will: a hundredth of them are 3."""
-_BESIDE: Final = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
-_IN_SIGHT, _OUT_OF_SIGHT, _STOOD_ON = range(3)
+"""Cases in which something never happened, or would have by chance, before it counts as never. A wide margin, for cases
+repeat: what stays is counted at every tick, and a row as often as it is drawn."""
+_SURE: Final = math.log(100.0)
+"""How much likelier the likeliest of what is barred may be than the likeliest of what is left. Beyond, counting is not
+to be trusted against a network that was never as sure of anything impossible."""
+
+_OPEN, _HIDDEN, _STOOD_ON = range(3)
+"""Kinds of cells: nobody stands there afterwards, and it is in sight with all four beside it; the same, and it is not;
+somebody stands there."""
 
 
 class Habits(nn.Module):
-    """How often each token was seen where agents are, and elsewhere; and came to a cell from beside it, and otherwise.
-
-    Where agents have no poses nothing is counted, and nothing barred.
-    """
+    """Counts of what each token did. Where agents have no poses nothing is counted, and nothing barred."""
 
     counts: Tensor
-    """(4, V) float32, for counts are averaged and published as weights are."""
+    """(5, V) cells in which it was seen where somebody stands, and elsewhere; in which it came from a cell beside it
+    that it left, from one where it stayed, and from none. Of float32, for counts are averaged and published as weights
+    are: what never happened stays zero."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(4, vocab_size))
+        self.register_buffer("counts", torch.zeros(5, vocab_size))
 
     def note(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
-        """Count columns (…, A, …) of `Transitions` of maps, as they were in truth."""
-        agents = columns["poses"].shape[-2]
-        rows = {
-            name: torch.from_numpy(np.array(columns[name], np.int64)).view(-1, agents, *shape)
-            for name, shape in (
-                ("tokens", columns["tokens"].shape[-3:]),
-                ("ages", columns["ages"].shape[-3:]),
-                ("next_tokens", columns["tokens"].shape[-3:-1]),
-                ("poses", (2,)),
-                ("displacement", ()),
-            )
-        }
-        # Who went farther is where nothing tells.
-        stayed = (rows["displacement"] != ELSEWHERE).all(1)
-        tokens, ages, after, poses, displacement = (of[stayed] for of in rows.values())
-        seen = after != UNSEEN
-        kinds = kinds_of(tokens[..., 0], ages[..., -1], poses, displacement)
-        beside = tokens_beside(tokens[..., 0])
-        came = seen & (kinds == _IN_SIGHT) & (after != tokens[..., 0])
-        from_beside = (beside == after[..., None]).any(-1)
-        cases = (
-            seen & (kinds == _STOOD_ON),
-            seen & (kinds != _STOOD_ON),
-            came & from_beside,
-            came & ~from_beside,
-        )
-        found = torch.stack([torch.bincount(after[case], minlength=self.counts.shape[1]) for case in cases])
+        """Count columns (…, A, …) of `Transitions` of a map, in truth."""
+        rows = _Rows(columns)
+        beside = tokens_beside(rows.before) == rows.after[..., None]
+        stays = tokens_beside(rows.after) == rows.after[..., None]
+        seen, came = rows.after != UNSEEN, rows.after != rows.before
+        stood, comes = rows.kinds == _STOOD_ON, came & (rows.kinds == _OPEN)
+        left, held = (beside & ~stays).any(-1), beside.any(-1)
+        cases = (stood, ~stood, comes & left, comes & held & ~left, comes & ~held)
+        size = self.counts.shape[1]
+        found = torch.stack([torch.bincount(rows.after[seen & case], minlength=size) for case in cases])
         self.counts += found.to(self.counts)
 
     def barred(self, logits: Tensor, kinds: Tensor, beside: Tensor) -> Tensor:
-        """Return logits (…, V) without what can never be there, of cells of kinds (…) with tokens `beside` (…, 5)."""
+        """Return logits (…, V) without what can never be in cells of these kinds (…), beside which, and in which, were
+        tokens (…, 5); but where nearly nothing would be left, as they are.
+        """
         bars, carried = self._bars(logits.shape[-1])
         told = logits + bars[kinds]
-        comes = carried[beside] & (kinds == _IN_SIGHT)[..., None]
-        kept = torch.where(comes, logits.gather(-1, beside), told.gather(-1, beside))
-        return told.scatter(-1, beside, kept)
+        comes = carried[beside] & (kinds == _OPEN)[..., None]
+        told.scatter_(-1, beside, torch.where(comes, logits.gather(-1, beside), told.gather(-1, beside)))
+        is_left = told.amax(-1, keepdim=True) >= logits.amax(-1, keepdim=True) - _SURE
+        return torch.where(is_left, told, logits)
 
     def _bars(self, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return minus infinity by kind (3, V) for what can never be there, else zero; and what is carried (V,)."""
-        here, elsewhere, from_beside, otherwise = self.counts
+        here, elsewhere, left, stayed, nowhere = self.counts
         worn = (here >= _ENOUGH) & (elsewhere == 0)
-        bare = (elsewhere >= _ENOUGH) & (here == 0)
-        carried = (from_beside >= _ENOUGH) & (otherwise == 0)
+        # Few cells are stood on: most tokens would never have been seen there if they were as common there.
+        bare = (here == 0) & (elsewhere * here.sum() >= _ENOUGH * elsewhere.sum()) & (here.sum() >= _ENOUGH)
+        carried = (left >= _ENOUGH) & (left > stayed) & (nowhere == 0)
         bars = torch.zeros(3, len(worn), device=worn.device)
-        bars = bars.masked_fill(torch.stack([worn | carried, worn, bare]), float("-inf"))
+        bars = bars.masked_fill(torch.stack([worn | carried, worn, bare]), -math.inf)
         # Who answers may leave out what stands for nothing, or fill up to whole blocks.
         more = max(0, num_tokens - len(worn))
         return F.pad(bars, (0, more))[:, :num_tokens], F.pad(carried, (0, more))[:num_tokens]
 
 
+class _Rows:
+    """What is counted of columns (…, A, …): newest tokens `before`, and `after` (R, A, H, W), and `kinds` of cells."""
+
+    def __init__(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+        # Who went farther than one cell is where nothing tells.
+        told = (columns["displacement"] != ELSEWHERE).all(axis=-1)
+
+        def of(column: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(column[told].astype(np.int64))
+
+        self.before, self.after = of(columns["tokens"][..., 0]), of(columns["next_tokens"])
+        poses, displacement = of(columns["poses"]), of(columns["displacement"])
+        self.kinds = kinds_of(self.before, of(columns["ages"][..., -1]), poses, displacement)
+
+
 def kinds_of(tokens: Tensor, ages: Tensor, poses: Tensor, displacement: Tensor) -> Tensor:
-    """Return of what kind cells (B, A, H, W) are whose newest tokens were seen so long ago, (B, A, H, W) both: whether
-    somebody stands there after agents moved from poses (B, A, 2) by classes (B, A), and else whether they are in sight
-    now with all four beside them.
+    """Return the kinds (R, A, H, W) of cells with these newest tokens, seen so long ago (R, A, H, W), in windows of
+    agents that move from poses (R, A, 2) by classes (R, A).
     """
-    height, width = tokens.shape[2:]
-    place, inside = places_in_windows(poses, poses + steps_of(displacement), height, width)
-    stood = torch.zeros_like(tokens).flatten(2).scatter_add(2, place, inside.to(tokens.dtype)) > 0
-    in_sight = (ages == NOW) & (tokens != UNSEEN)
-    all_in_sight = torch.stack([_moved(in_sight, dy, dx) for dy, dx in _BESIDE]).all(0)
-    return torch.where(stood.view_as(tokens), _STOOD_ON, torch.where(all_in_sight, _IN_SIGHT, _OUT_OF_SIGHT))
-
-
-def tokens_beside(tokens: Tensor) -> Tensor:
-    """Return the tokens (B, A, H, W, 5) in cells (B, A, H, W) of windows and in the four beside each."""
-    return torch.stack([_moved(tokens, dy, dx) for dy, dx in _BESIDE], dim=-1)
-
-
-def _moved(cells: Tensor, dy: int, dx: int) -> Tensor:
-    """Return what lies so far from each cell (…, H, W); beyond the window nothing."""
-    height, width = cells.shape[-2:]
-    return F.pad(cells, (1, 1, 1, 1))[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+    stood = stood_on_afterwards(poses, displacement, *tokens.shape[2:])
+    return torch.where(stood, _STOOD_ON, torch.where(in_sight(tokens, ages), _OPEN, _HIDDEN))
