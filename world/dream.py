@@ -33,7 +33,8 @@ from world.window import owners, unmerged
 OWN_DRAWS = 5
 """Draws of an agent that are neither of its status nor of its cells."""
 _MOST_IN_DOUBT = 64
-"""Cells of a world that are drawn together in a graph, whose shapes do not change."""
+"""Cells of a world that are drawn together. A model that doubts more of them knows too little for it to matter, and it
+would cost more than all else."""
 _ROWS, _MOST_ROWS = 512, 2048
 """A CPU answers cells in a multiple of so many at once, up to so many: oneDNN builds its kernels for few shapes, and a
 processor's cache holds their logits."""
@@ -265,6 +266,7 @@ class Dreamer:
             chances = self._possible(answer.token_logits().flatten(1, 3), scene.kinds, scene.beside)
             answered = torch.where(asked, inverted(chances, scene.draws), answered)
             unsure = asked & known & in_doubt(chances)
+            unsure &= unsure.sum(1, keepdim=True) <= _MOST_IN_DOUBT
             cells = unsure.int().topk(min(_MOST_IN_DOUBT, unsure.shape[1])).indices.sort().values
             counted = unsure.gather(1, cells)
             there = _Scene(*(_at(of, cells) for of in scene))
@@ -284,10 +286,13 @@ class Dreamer:
             doubtful.append(chances[doubt[-1]])
         answered = answered.flatten().index_copy(0, rows, torch.cat(drawn)[: len(rows)])
         cells = rows[torch.cat(doubt)[: len(rows)]]
+        worlds = cells // asked.shape[1]
+        few = torch.bincount(worlds, minlength=len(asked))[worlds] <= _MOST_IN_DOUBT
+        cells, chances = cells[few], torch.cat(doubtful)[: len(cells)][few]
         there = _Scene(*(of[cells] for of in flat))
         shared = together_in_worlds(
-            cells // asked.shape[1],
-            torch.cat(doubtful)[: len(cells)],
+            worlds[few],
+            chances,
             there.places,
             there.draws,
             there.now,

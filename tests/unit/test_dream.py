@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model_cases import CountingEnv, random_slots, stirred_model
+from tests.model_cases import CountingEnv, random_slots, silence, stirred_model
 from world.dream import DreamConfig, Dreamer, Dreamt, reveal_order
 from world.errors import ConfigError
 from world.model.dynamics import Dynamics, Encoded, Outcome
 from world.model.slots import Slots
-from world.sampling import draws_for, sample
+from world.sampling import draws_for, sample, together_in_worlds
 from world.sight import places_of
 from world.trajectory import ELSEWHERE, STAY, displacement_of
 from world.window import views_after
@@ -115,6 +115,25 @@ def test_a_cell_keeps_the_token_of_the_pass_that_revealed_it(monkeypatch: pytest
     for number in (1, 2):
         revealed = (dreamt.tokens <= number) & (dreamt.tokens > 0)
         np.testing.assert_array_equal(told[number].numpy(), np.where(revealed, dreamt.tokens, model.mask))
+
+
+def test_of_a_world_in_which_nearly_all_is_in_doubt_cells_are_drawn_each_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[list[int]] = []
+
+    def listen(worlds: torch.Tensor, *of_cells: torch.Tensor) -> torch.Tensor:
+        drawn.append(sorted(set(worlds.tolist())))
+        return together_in_worlds(worlds, *of_cells)
+
+    monkeypatch.setattr("world.dream.together_in_worlds", listen)
+    env = CountingEnv(map_rows=7, cols=7)
+    slots, model = random_slots(env.spec, VOCAB, batch=2), stirred_model(env.spec, VOCAB)
+    silence(model.dynamics.cell_head)
+    # In the second world both agents stand on one cell, and half as many cells are seen.
+    apart = torch.tensor([[[0, 0], [30, 30]], [[5, 5], [5, 5]]])
+    Dreamer(model, DreamConfig(), margin=1).tick(replace(slots, poses=apart), [1, 2], [7, 7])
+    assert drawn == [[1]]
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4, 7])
