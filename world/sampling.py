@@ -94,7 +94,9 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, no
     there are now, and all cells beside them are `watched` (B, C), they are made as many.
     """
     chances = chances / chances.sum(-1, keepdim=True).clamp(min=1e-12)
-    mates = _joined(_apart(places).amax(-1) <= 1, counted).to(chances.dtype)
+    apart = (places[:, :, None] - places[:, None]).abs()
+    is_near = apart.amax(-1) <= 1
+    mates = _joined(is_near, counted).to(chances.dtype)
     doubtful = ((chances > _DOUBT) & (chances < 1.0 - _DOUBT)).to(chances.dtype)
     count, expected = mates @ doubtful, mates @ (chances * doubtful)
     # Most of the doubt is about it, and in most cells it is not: what moves, rather than what it moves over.
@@ -104,8 +106,9 @@ def together(chances: Tensor, places: Tensor, draws: Tensor, counted: Tensor, no
     is_shared = most > 0
     alike = (shared[:, :, None] == shared[:, None]) & is_shared[:, :, None] & is_shared[:, None]
     holds = now == shared
-    reached = _reached(places, alike, holds)
-    mates = _mates(places, alike, reached)
+    # From each of the first cells, whether the second is there or beside it, and holds what they share.
+    reached = (apart.sum(-1) <= 1) & alike & holds[:, None]
+    mates = _mates(is_near, alike, reached)
     chance = _kept(chances.gather(-1, shared[..., None]), mates, holds, watched)
     order = _order(reached)
     before = ((mates * (order[:, None] < order[:, :, None])) @ chance)[..., 0]
@@ -149,18 +152,10 @@ def together_in_worlds(worlds: Tensor, *of_cells: Tensor) -> Tensor:
     return together(chances, places, draws, counted, now, watched)[worlds, number]
 
 
-def _reached(places: Tensor, alike: Tensor, holds: Tensor) -> Tensor:
-    """Return whether from the first cell (B, C, C) the second is reached: that one is there or beside it, holds (B, C)
-    what it shares, and is `alike` (B, C, C).
-    """
-    return (_apart(places).sum(-1) <= 1) & alike & holds[:, None]
-
-
-def _mates(places: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
+def _mates(is_near: Tensor, alike: Tensor, reached: Tensor) -> Tensor:
     """Return which cells (B, C, C) are drawn by one draw, of those that are `alike` (B, C, C): which have `reached` a
-    common one (B, C, C), or touch each other and have reached none.
+    common one (B, C, C), or are near each other (B, C, C) and have reached none.
     """
-    is_near = _apart(places).amax(-1) <= 1
     lone = ~reached.any(-1)
     links = reached | reached.transpose(1, 2) | (is_near & lone[:, :, None] & lone[:, None])
     return _joined(links & alike, alike.diagonal(dim1=1, dim2=2)).to(torch.float32)
@@ -173,11 +168,6 @@ def _order(reached: Tensor) -> Tensor:
     index = torch.arange(reached.shape[-1], device=reached.device, dtype=torch.float32)
     middle = (reached.float() @ index) / reached.sum(-1).clamp(min=1)
     return middle.argsort(stable=True).argsort()
-
-
-def _apart(places: Tensor) -> Tensor:
-    """Return the rows and columns (B, C, C, 2) between places (B, C, 2)."""
-    return (places[:, :, None] - places[:, None]).abs()
 
 
 def _joined(links: Tensor, counted: Tensor) -> Tensor:
